@@ -1,0 +1,446 @@
+//! What the agent's HTTP API says and hears, as plain data.
+//!
+//! Shared by the door that serves it (`expose::http`), the command line and the tests, so that the
+//! three cannot drift apart. Sizes are bytes, durations seconds, times seconds since the epoch.
+
+use std::path::PathBuf;
+
+use coordinatorless_p2p::NodeId;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Asks for an artifact on this node's disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PullRequest {
+    /// What to bring, as a person types it: `s3://bucket/prefix`, `hf://org/name@rev`, …
+    pub reference: String,
+    /// Only files that match one of these (shell patterns, as in `huggingface_hub`); empty: all.
+    #[serde(default)]
+    pub allow_patterns: Vec<String>,
+    /// No file that matches one of these.
+    #[serde(default)]
+    pub ignore_patterns: Vec<String>,
+    /// Also place the files in this directory, by hard link, reflink or copy.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub to: Option<PathBuf>,
+    /// Read the files into the page cache once they are whole.
+    #[serde(default)]
+    pub prefault: bool,
+    /// Give up after this long; absent: never.
+    #[serde(default)]
+    pub timeout_seconds: Option<f64>,
+    /// Keep the artifact from eviction.
+    #[serde(default)]
+    pub pin: bool,
+    /// Fail unless the origin publishes a manifest for this version.
+    #[serde(default)]
+    pub require_manifest: bool,
+}
+
+/// Where a pull stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Finding out what exactly the reference means now.
+    Resolving,
+    /// Making room, preallocating, re-hashing what a crash left behind.
+    Preparing,
+    /// Bytes are on their way.
+    Fetching,
+    /// Checking whole files against the origin's digests and giving them their paths.
+    Publishing,
+    /// Done; `path` is set.
+    Complete,
+    /// Ended without the artifact; `error` is set.
+    Failed,
+    /// Ended by request.
+    Cancelled,
+}
+
+impl Phase {
+    /// Whether nothing more will happen.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Complete | Self::Failed | Self::Cancelled => true,
+            Self::Resolving | Self::Preparing | Self::Fetching | Self::Publishing => false,
+        }
+    }
+}
+
+/// Bytes of an artifact by where they came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sources {
+    /// Read from the origin by this node.
+    pub origin: u64,
+    /// Received from other nodes.
+    pub peers: u64,
+    /// Already on this disk: same artifact, or equal chunks of another.
+    pub reused: u64,
+    /// Received in vain: lost hedges, bytes that failed their hash.
+    pub wasted: u64,
+}
+
+/// How a pull is getting on. One of these is sent at every change, and at most ten a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PullStatus {
+    /// The pull's name on this agent.
+    pub id: String,
+    /// As it was asked.
+    pub reference: String,
+    /// The blueprint's hash, once resolved.
+    pub swarm: Option<String>,
+    /// The commit or version the reference stood for, where the origin has one.
+    pub revision: Option<String>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Bytes wanted; 0 until resolved.
+    pub total_bytes: u64,
+    /// Bytes verified and stored, whatever their source.
+    pub done_bytes: u64,
+    /// Files wanted, and how many have their path.
+    pub total_files: u64,
+    /// Files that have their path.
+    pub done_files: u64,
+    /// Where the bytes came from.
+    pub sources: Sources,
+    /// Smoothed rate of the last seconds.
+    pub bytes_per_second: f64,
+    /// Best guess of the time left; absent while there is none.
+    pub eta_seconds: Option<f64>,
+    /// Neighbours exchanging with us now.
+    pub peers: usize,
+    /// Time since the pull was asked for.
+    pub elapsed_seconds: f64,
+    /// Where the artifact is, once complete.
+    #[schema(value_type = Option<String>)]
+    pub path: Option<PathBuf>,
+    /// The manifest's hash, once sealed.
+    pub manifest: Option<String>,
+    /// What went wrong.
+    pub error: Option<Problem>,
+    /// True if the origin could not be reached and a copy from before was used.
+    pub stale: bool,
+}
+
+/// An error as every endpoint returns it, and as a failed pull carries it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// One of `not_found, denied, invalid, unavailable, timeout, corrupt, full, cancelled`.
+    pub kind: String,
+    /// What happened, with the identifiers.
+    pub message: String,
+    /// What the reader can do about it, where we know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// When to try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<f64>,
+}
+
+/// Asks what a pull would do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// As in [`PullRequest`].
+    pub reference: String,
+    /// As in [`PullRequest`].
+    #[serde(default)]
+    pub allow_patterns: Vec<String>,
+    /// As in [`PullRequest`].
+    #[serde(default)]
+    pub ignore_patterns: Vec<String>,
+}
+
+/// What a pull would do, without doing it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Plan {
+    /// As it was asked.
+    pub reference: String,
+    /// The blueprint's hash.
+    pub swarm: String,
+    /// The commit or version, where the origin has one.
+    pub revision: Option<String>,
+    /// Bytes wanted.
+    pub total_bytes: u64,
+    /// Of these, here already.
+    pub local_bytes: u64,
+    /// Here under another name: linked in without download.
+    pub reusable_bytes: u64,
+    /// Held by at least one neighbour.
+    pub peer_bytes: u64,
+    /// Held by nobody: would be read from the origin, by this node or another.
+    pub origin_bytes: u64,
+    /// Chunks the wanted files have.
+    pub chunks: u64,
+    /// Participants known now.
+    pub peers: usize,
+    /// Expected duration from rates measured before; absent when none were.
+    pub estimated_seconds: Option<f64>,
+    /// Whether every chunk hash is known beforehand.
+    pub manifest_known: bool,
+    /// The wanted files.
+    pub files: Vec<PlannedFile>,
+}
+
+/// One file of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedFile {
+    /// Path within the artifact.
+    pub path: String,
+    /// Size.
+    pub bytes: u64,
+    /// Of these, here already.
+    pub local_bytes: u64,
+}
+
+/// Which nodes a warm-up is for. Exactly one field is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Selector {
+    /// Every live member.
+    #[serde(default)]
+    pub all: bool,
+    /// This many, chosen by the ring, those that have most of it first.
+    #[serde(default)]
+    pub nodes: Option<usize>,
+    /// Every live member of this zone.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Exactly these, by id (or its first digits) or name.
+    #[serde(default)]
+    pub ids: Vec<String>,
+}
+
+/// Asks other nodes to pull.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WarmRequest {
+    /// As in [`PullRequest`].
+    pub reference: String,
+    /// Whom.
+    pub selector: Selector,
+    /// As in [`PullRequest`].
+    #[serde(default)]
+    pub allow_patterns: Vec<String>,
+    /// As in [`PullRequest`].
+    #[serde(default)]
+    pub ignore_patterns: Vec<String>,
+    /// How many must have it for the job to count as done; absent: all chosen.
+    #[serde(default)]
+    pub min_ready: Option<usize>,
+    /// Give up after this long; absent: never.
+    #[serde(default)]
+    pub timeout_seconds: Option<f64>,
+    /// Read the files into the page cache on each node.
+    #[serde(default)]
+    pub prefault: bool,
+}
+
+/// An autoscaler says that replicas are about to start. `POST /v1/hooks/scale`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleHook {
+    /// The model they will serve.
+    #[serde(alias = "ref")]
+    pub reference: String,
+    /// How many nodes; exclusive with `selector`.
+    #[serde(default)]
+    pub count: Option<usize>,
+    /// Which nodes; exclusive with `count`.
+    #[serde(default)]
+    pub selector: Option<Selector>,
+    /// When the replicas will want it, in seconds from now.
+    #[serde(default, alias = "deadline")]
+    pub deadline_seconds: Option<f64>,
+}
+
+/// How a warm-up is getting on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WarmStatus {
+    /// The job's name on the agent that was asked.
+    pub id: String,
+    /// As it was asked.
+    pub reference: String,
+    /// `running`, `complete`, `failed` (fewer than `min_ready` can still get there) or `cancelled`.
+    pub state: JobState,
+    /// How many must have it.
+    pub min_ready: usize,
+    /// How many have it.
+    pub ready: usize,
+    /// Each chosen node.
+    pub nodes: Vec<WarmNode>,
+    /// Time since the job was asked for.
+    pub elapsed_seconds: f64,
+    /// What went wrong, in words, when failed.
+    pub error: Option<Problem>,
+}
+
+/// Where a job of several nodes stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Under way.
+    Running,
+    /// What was asked for is true.
+    Complete,
+    /// It cannot become true any more.
+    Failed,
+    /// Ended by request.
+    Cancelled,
+}
+
+/// One node of a warm-up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WarmNode {
+    /// The node.
+    #[schema(value_type = String)]
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// Where its pull stands.
+    pub phase: Phase,
+    /// Bytes wanted there.
+    pub total_bytes: u64,
+    /// Bytes there.
+    pub done_bytes: u64,
+    /// What went wrong there.
+    pub error: Option<Problem>,
+}
+
+/// An artifact on this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ArtifactInfo {
+    /// The blueprint's hash: the artifact's name here.
+    pub swarm: String,
+    /// The manifest's hash, once sealed.
+    pub manifest: Option<String>,
+    /// Where it came from.
+    pub reference: String,
+    /// The commit or version.
+    pub revision: Option<String>,
+    /// Whether every wanted file has its path.
+    pub complete: bool,
+    /// Size of the wanted files.
+    pub total_bytes: u64,
+    /// Bytes here.
+    pub done_bytes: u64,
+    /// Bytes that take disk space of their own.
+    pub disk_bytes: u64,
+    /// Bytes in the page cache now; absent unless asked for.
+    pub resident_bytes: Option<u64>,
+    /// Files wanted.
+    pub files: u64,
+    /// Kept from eviction by request.
+    pub pinned: bool,
+    /// Readers that keep it from eviction now.
+    pub leases: u64,
+    /// When it was last pulled or read.
+    pub last_used: u64,
+    /// Where it is, once complete.
+    #[schema(value_type = Option<String>)]
+    pub path: Option<PathBuf>,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyReport {
+    /// As it was asked.
+    pub reference: String,
+    /// Chunks re-hashed.
+    pub chunks: u64,
+    /// Bytes re-hashed.
+    pub bytes: u64,
+    /// Chunks that did not have their hash.
+    pub corrupt: Vec<CorruptChunk>,
+    /// Of these, fetched again and right now.
+    pub repaired: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// One chunk that did not have its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CorruptChunk {
+    /// Path within the artifact.
+    pub path: String,
+    /// First byte within the file.
+    pub offset: u64,
+    /// Length.
+    pub bytes: u32,
+    /// The hash it should have.
+    pub hash: String,
+}
+
+/// A member as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    /// The node.
+    #[schema(value_type = String)]
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its QUIC address.
+    pub addr: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its weight on the ring, 100 being one share.
+    pub weight: u16,
+    /// `alive`, `suspect` or `down`.
+    pub state: String,
+    /// Whether it is this node.
+    pub me: bool,
+}
+
+/// The agent in one glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Product version.
+    pub version: String,
+    /// This node.
+    pub node: Member,
+    /// Live members, this one included.
+    pub members: usize,
+    /// The data directory.
+    #[schema(value_type = String)]
+    pub data_dir: PathBuf,
+    /// Bytes artifacts take on disk.
+    pub used_bytes: u64,
+    /// The most they may take.
+    pub quota_bytes: u64,
+    /// Bytes free on the file system.
+    pub free_bytes: u64,
+    /// Artifacts here.
+    pub artifacts: Vec<ArtifactInfo>,
+    /// Pulls under way.
+    pub pulls: Vec<PullStatus>,
+    /// Totals since start.
+    pub totals: Sources,
+    /// Bytes served to other nodes since start.
+    pub served_bytes: u64,
+    /// Resident memory of the agent.
+    pub rss_bytes: u64,
+    /// Since start.
+    pub uptime_seconds: f64,
+}
+
+/// Names an artifact in a body or query: reference, swarm id or manifest hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// Reference, swarm id or manifest hash.
+    pub reference: String,
+}
+
+/// Where a complete artifact is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PathAnswer {
+    /// As it was asked.
+    pub reference: String,
+    /// The directory.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+}

@@ -1,0 +1,4 @@
+//! The doors: every way a model leaves the agent.
+
+pub mod http;
+pub mod paths;

@@ -1,0 +1,19 @@
+//! Masterless chunk exchange.
+//!
+//! Nodes that want the same thing find each other on a consistent-hash ring, split the reading of
+//! its origin between them, and pass verified chunks on as they arrive. There is no tracker and no
+//! leader. This crate knows chunks and peers; it never knows models, URLs or files.
+//!
+//! Pure and without clock: [`chunk`], [`node`], [`ring`], [`swarm`], [`wire`].
+//! With sockets and timers: [`transport`], [`exchange`], [`membership`], and the shell [`cluster`].
+
+pub mod chunk;
+pub mod error;
+pub mod node;
+pub mod seam;
+pub mod transport;
+
+pub use chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId, VerifiedChunk};
+pub use error::{Error, ErrorKind, IoContext, Result};
+pub use node::{Node, NodeId};
+pub use seam::{ChunkStore, Inventory, SpanSource};
