@@ -11,7 +11,7 @@ use super::Now;
 /// Streams open at most, alone.
 const STREAMS_MAX: usize = 16;
 /// Streams open at most while others take part.
-const STREAMS_MAX_IN_COMPANY: usize = 4;
+const STREAMS_MAX_IN_COMPANY: usize = 2;
 /// A level is judged over at least this long and this much.
 const JUDGE_AFTER: Duration = Duration::from_millis(500);
 const JUDGE_BYTES: u64 = 8 << 20;
