@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod cluster;
 pub mod error;
 pub mod exchange;
+pub mod identity;
 pub mod meeting;
 pub mod membership;
 pub mod node;
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub use chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId, VerifiedChunk};
 pub use error::{Error, ErrorKind, IoContext, Result};
+pub use identity::{ClusterSecret, Identity, NodeKey};
 pub use node::{Node, NodeId};
 pub use ring::Ring;
 pub use seam::{ChunkStore, Inventory, SpanSource};

@@ -338,7 +338,10 @@ mod tests {
         }
         let mean = keys / members;
         // 100 points: the standard deviation of a share is a tenth of it; five of those.
-        assert!(counts.len() == 16 && counts.values().all(|c| (mean / 2..mean * 3 / 2).contains(c)), "{counts:?}");
+        assert!(
+            counts.len() == 16 && counts.values().all(|c| (mean / 2..mean * 3 / 2).contains(c)),
+            "{counts:?}"
+        );
     }
 
     #[test]
@@ -354,8 +357,21 @@ mod tests {
 
     #[test]
     fn the_first_owners_are_in_distinct_zones_while_there_are_some() {
-        let zoned: Vec<Node> =
-            (0..30).map(|n| node(n, if n < 28 { "a" } else if n == 28 { "b" } else { "c" }, 100)).collect();
+        let zoned: Vec<Node> = (0..30)
+            .map(|n| {
+                node(
+                    n,
+                    if n < 28 {
+                        "a"
+                    } else if n == 28 {
+                        "b"
+                    } else {
+                        "c"
+                    },
+                    100,
+                )
+            })
+            .collect();
         let ring = Ring::new(&zoned);
         let zone = |id: &NodeId| zoned.iter().find(|n| n.id == *id).unwrap().zone.clone();
         for k in 0..200 {
