@@ -10,7 +10,7 @@
 pub mod chunk;
 pub mod error;
 pub mod identity;
-// pub mod membership;
+pub mod membership;
 pub mod node;
 pub mod ring;
 pub mod seam;
@@ -19,7 +19,7 @@ pub mod transport;
 pub use chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId, VerifiedChunk};
 pub use error::{Error, ErrorKind, IoContext, Result};
 pub use identity::{ClusterSecret, Identity, NodeKey};
-// pub use membership::{Membership, MembershipConfig};
+pub use membership::{Membership, MembershipConfig};
 pub use node::{Node, NodeId};
 pub use ring::Ring;
 pub use seam::{ChunkStore, Inventory, SpanSource};
