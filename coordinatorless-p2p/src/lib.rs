@@ -24,6 +24,7 @@ pub mod wire;
 pub use chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId, VerifiedChunk};
 pub use error::{Error, ErrorKind, IoContext, Result};
 pub use identity::{ClusterSecret, Identity, NodeKey};
+pub use membership::{Membership, MembershipConfig};
 pub use node::{Node, NodeId};
 pub use ring::Ring;
 pub use seam::{ChunkStore, Inventory, SpanSource};

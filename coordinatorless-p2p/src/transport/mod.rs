@@ -6,6 +6,9 @@
 pub mod memory;
 pub mod quic;
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, sync::atomic::AtomicU64, time::Duration};
 
 use async_trait::async_trait;

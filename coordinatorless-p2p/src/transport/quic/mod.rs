@@ -17,7 +17,7 @@ mod socket;
 mod stream;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
