@@ -251,9 +251,13 @@ impl Manifest {
     /// A name for the content of `file`: the BLAKE3 hash over the hashes of its chunks. The HTTP ETag.
     pub fn file_etag(&self, file: usize) -> ChunkHash {
         let chunks = self.blueprint.chunks_of(file);
-        let hashes = self.hashes.get(chunks.start as usize..chunks.end as usize).unwrap_or_default();
+        Self::etag_of(self.hashes.get(chunks.start as usize..chunks.end as usize).unwrap_or_default())
+    }
+
+    /// [`file_etag`](Self::file_etag) of a file whose chunks have these hashes, in order.
+    pub fn etag_of<'a>(hashes: impl IntoIterator<Item = &'a ChunkHash>) -> ChunkHash {
         let mut hasher = blake3::Hasher::new();
-        hashes.iter().for_each(|hash| {
+        hashes.into_iter().for_each(|hash| {
             hasher.update(&hash.0);
         });
         ChunkHash(*hasher.finalize().as_bytes())

@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for Entries {
                         if std::mem::replace(&mut metadata, true) {
                             return Err(A::Error::custom("two __metadata__"));
                         }
-                        map.next_value::<Strings>()?;
+                        map.next_value::<Option<Strings>>()?;
                         continue;
                     }
                     if tensors.len() as u64 == MAX_TENSORS {
