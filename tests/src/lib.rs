@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod client;
 pub mod cluster;
 pub mod model;
+pub mod module_graph;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
