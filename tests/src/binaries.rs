@@ -80,20 +80,16 @@ fn find_or_build() -> Result<Binaries> {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    // This crate is named too, and for tests one of its test targets: so cargo settles on the same
+    // features of dependencies as in the build that made the caller, and compiles nothing twice.
     command
         .current_dir(workspace_root())
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "emberline-agent",
-            "-p",
-            "preload-cli",
-            "--bins",
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--quiet", "-p", "emberline-agent", "-p", "preload-cli", "-p", "emberline-tests"])
+        .args(["--bins", "--profile", profile])
         .stdin(Stdio::null());
+    if is_test()? {
+        command.args(["--test", "network"]);
+    }
     if let Some(target) = dir.parent() {
         command.arg("--target-dir").arg(target);
     }
@@ -105,4 +101,10 @@ fn find_or_build() -> Result<Binaries> {
         ));
     }
     Binaries::in_directory(&dir)
+}
+
+/// Tests run from `deps`, programs from beside it.
+fn is_test() -> Result<bool> {
+    let exe = std::env::current_exe().at(|| "own path".to_owned())?;
+    Ok(exe.parent().is_some_and(|dir| dir.ends_with("deps")))
 }
