@@ -29,7 +29,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     expose::paths::OpenedFile,
     fetch, metrics,
-    origin::{Origins, patterns::Patterns},
+    origin::{Origins, Patterns},
     plan,
     pulls::Pulls,
     reference::Reference,

@@ -20,9 +20,9 @@ use crate::{
     agent::Inner,
     api::{Phase, PullRequest, Sources},
     error::{Error, ErrorKind, Result},
-    expose::paths,
+    expose::{page_cache, paths},
     manifest::Blueprint,
-    origin::{Origin, patterns::Patterns},
+    origin::{Origin, Patterns},
     pulls::Reporter,
     reference::Reference,
     resolve::Resolved,
@@ -263,20 +263,16 @@ async fn expose(
         let path = &blueprint.files[file].path;
         opened.push((path.clone(), agent.store.open_file(lease.swarm, path).await?));
     }
-    let (to, prefault) = (request.to.clone(), request.prefault);
-    tokio::task::spawn_blocking(move || {
-        if let Some(to) = to {
-            paths::place(&opened, &to)?;
-        }
-        if prefault {
-            for (_, file) in &opened {
-                paths::prefault(&file.file)?;
-            }
-        }
-        Ok(())
-    })
-    .await
-    .unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e)))
+    if let Some(to) = request.to.clone() {
+        let files = opened.clone();
+        let placed = tokio::task::spawn_blocking(move || paths::place(&files, &to)).await;
+        placed.unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e)))?;
+    }
+    if request.prefault {
+        let files: Vec<_> = opened.into_iter().map(|(_, file)| file).collect();
+        page_cache::prefault(&files, |_| {}).await?;
+    }
+    Ok(())
 }
 
 /// Which files still lack how many chunks.

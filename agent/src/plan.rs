@@ -9,7 +9,7 @@ use crate::{
     api::{Plan, PlanRequest, PlannedFile},
     error::{Error, ErrorKind, Result},
     fetch::wanted_chunks,
-    origin::patterns::Patterns,
+    origin::Patterns,
     reference::Reference,
     services::Service,
 };

@@ -19,6 +19,7 @@ use crate::{
     origin::{Origin, Origins},
     reference::Reference,
     services::{self, Service},
+    snapshot::Snapshot,
     store::Store,
 };
 
@@ -108,7 +109,13 @@ impl Resolver {
                 continue;
             }
             match call(HOME_DEADLINE, Service::Resolve, name.as_bytes().to_vec()).await {
-                Ok(answer) => return Ok(Arc::new(Blueprint::decode(&answer)?)),
+                Ok(answer) => {
+                    let blueprint = Blueprint::decode(&answer)?;
+                    if blueprint.reference == name {
+                        return Ok(Arc::new(blueprint));
+                    }
+                    tracing::warn!(home = %home.short(), name, "a home answered with another reference");
+                }
                 // It may lack the credentials that this node has; it says so, and we try ourselves.
                 Err(e) => {
                     tracing::debug!(home = %home.short(), error = %e, "a home could not resolve");
@@ -130,13 +137,28 @@ impl Resolver {
             .get_or_try_init(|| async {
                 let origin = self.origins.open(reference)?;
                 tracing::info!(reference = %name, "listing the origin");
-                Ok::<_, Error>(Arc::new(blueprint_of(&*origin).await?))
+                let snapshot = origin.snapshot().await?;
+                match self.known(&snapshot) {
+                    Some(blueprint) => Ok(blueprint),
+                    None => Ok::<_, Error>(Arc::new(cut(&*origin, snapshot).await?)),
+                }
             })
             .await;
         if listed.is_err() {
             self.forget(reference);
         }
         listed.cloned()
+    }
+
+    /// The blueprint on this disk that was cut of the very same listing: no header is read again.
+    fn known(&self, snapshot: &Snapshot) -> Option<Arc<Blueprint>> {
+        let blueprint = self.store.blueprint(self.store.find(&snapshot.reference)?)?;
+        let same = blueprint.revision == snapshot.revision
+            && blueprint.files.len() == snapshot.files.len()
+            && blueprint.files.iter().zip(&snapshot.files).all(|(b, s)| {
+                b.path == s.path && b.size == s.size && b.version == s.version && b.digest == s.digest
+            });
+        same.then_some(blueprint)
     }
 
     fn listing(&self, name: &str) -> Arc<OnceCell<Arc<Blueprint>>> {
@@ -201,12 +223,8 @@ impl Resolver {
     }
 }
 
-/// Lists an origin and reads the headers that the layout needs.
-///
-/// # Errors
-/// As [`Origin::snapshot`] and [`Origin::read`].
-pub async fn blueprint_of(origin: &dyn Origin) -> Result<Blueprint> {
-    let snapshot = origin.snapshot().await?;
+/// Reads the headers that the layout needs, and cuts.
+async fn cut(origin: &dyn Origin, snapshot: Snapshot) -> Result<Blueprint> {
     if snapshot.files.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("{} has no files", snapshot.reference)));
     }

@@ -50,7 +50,7 @@ impl Warms {
     pub(crate) fn start(&self, agent: &Arc<Inner>, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
-        crate::origin::patterns::Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+        crate::origin::Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
         let nodes = choose(agent, &request.selector, &reference)?;
         let min_ready = request.min_ready.unwrap_or(nodes.len());
         if min_ready > nodes.len() {

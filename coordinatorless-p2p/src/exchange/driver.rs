@@ -233,8 +233,12 @@ impl Driver {
         }
         self.last_progress = Instant::now();
         self.origin_error = None;
-        // What was stored since the store was asked (adopted from other artifacts, say).
+        // What the store got or gave up since it was last asked: adopted, evicted, found rotten.
         if let Ok(inventory) = self.shared.store.inventory(self.spec.id) {
+            let gone: Vec<u32> = self.swarm.held().iter().filter(|&c| !inventory.held.contains(c)).collect();
+            for index in gone {
+                self.swarm.handle(self.now(), Input::Lost { index });
+            }
             for index in inventory.held.iter() {
                 if let Some(hash) = inventory.hashes.get(index as usize).copied().flatten() {
                     self.swarm.handle(self.now(), Input::Stored { index, hash });

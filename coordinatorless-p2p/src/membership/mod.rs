@@ -122,6 +122,16 @@ pub enum MemberState {
     Down,
 }
 
+impl std::fmt::Display for MemberState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        })
+    }
+}
+
 /// A member and its state.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct MemberView {
