@@ -74,6 +74,15 @@ pub(crate) struct Global {
 /// One file each below `command`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Asking(Box<Asking>),
+    Secret(command::secret::Secret),
+    Completions(command::completions::Completions),
+}
+
+/// The commands that talk to an agent, or are one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Asking {
     Pull(command::pull::Pull),
     Warm(command::warm::Warm),
     Plan(command::plan::Plan),
@@ -86,9 +95,7 @@ pub(crate) enum Command {
     Rm(command::rm::Rm),
     Members(command::members::Members),
     Agent(command::agent::Agent),
-    Secret(command::secret::Secret),
     Demo(demo::Demo),
-    Completions(command::completions::Completions),
 }
 
 /// Which files of a model, as the Hub's own client names them.
