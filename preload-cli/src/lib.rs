@@ -57,8 +57,9 @@ fn misunderstood(error: &clap::Error, line: &[OsString]) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() && line.iter().any(|word| word == "--json") {
         let text = error.to_string();
-        let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let problem = Failure::new(ErrorKind::Invalid, sentence).advice("see `preload --help`").problem;
+        let sentence: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let sentence = sentence.join(" ");
+        let problem = Failure::new(ErrorKind::Invalid, sentence.trim_start_matches("error: ")).advice("see `preload --help`").problem;
         let _ = Output::new(true, true, ProgressMode::None).answer(&problem, |_, _| String::new());
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

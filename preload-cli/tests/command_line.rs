@@ -37,6 +37,7 @@ fn wrong_usage_is_exit_code_2_and_a_problem_for_machines() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let problem: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(problem["kind"], "invalid", "{arguments:?}");
+        assert!(!problem["message"].as_str().unwrap().ends_with(':'), "{problem}");
     }
 }
 

@@ -187,12 +187,11 @@ fn detail(status: &PullStatus) -> String {
     if !told {
         return String::new();
     }
-    let indent = " ".repeat(LABEL_COLUMNS + 1);
     let peers = match status.phase {
         Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
         _ => String::new(),
     };
-    format!("{indent}{}{peers}", sources(&status.sources))
+    format!("    {}{peers}", sources(&status.sources))
 }
 
 /// Bytes by where they came from.
