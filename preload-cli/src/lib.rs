@@ -59,7 +59,9 @@ fn misunderstood(error: &clap::Error, line: &[OsString]) -> ExitCode {
         let text = error.to_string();
         let sentence: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
         let sentence = sentence.join(" ");
-        let problem = Failure::new(ErrorKind::Invalid, sentence.trim_start_matches("error: ")).advice("see `preload --help`").problem;
+        let problem = Failure::new(ErrorKind::Invalid, sentence.trim_start_matches("error: "))
+            .advice("see `preload --help`")
+            .problem;
         let _ = Output::new(true, true, ProgressMode::None).answer(&problem, |_, _| String::new());
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

@@ -131,7 +131,7 @@ impl Session {
         }
         let data_dir = config.data_dir.clone();
         context.output.note(&format!(
-            "no agent is asked: the engine runs in this process, with its data in {}",
+            "no agent runs here: the engine runs in this process, with its data in {}",
             data_dir.display()
         ));
         let stop = CancellationToken::new();

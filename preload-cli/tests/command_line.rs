@@ -104,3 +104,21 @@ fn a_demo_that_cannot_fit_says_so_before_it_starts() {
     assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
     assert!(!stage.exists(), "the demo leaves nothing behind");
 }
+
+#[test]
+fn running_an_agent_takes_every_option_of_the_daemon() {
+    let daemon = include_str!("../../agent/src/main.rs");
+    let options: Vec<String> = daemon
+        .split("#[arg(long")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("]\n")?.1.trim_start().split_once(':')?.0.replace('_', "-")))
+        .collect();
+    assert!(options.contains(&"data-dir".to_owned()) && options.len() > 10, "{options:?}");
+    let help = text(&preload(&["agent", "--help"]).stdout);
+    for option in options {
+        assert!(
+            help.contains(&format!("--{option} ")) || help.contains(&format!("--{option}\n")),
+            "--{option}"
+        );
+    }
+}
