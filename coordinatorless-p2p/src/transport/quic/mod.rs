@@ -51,6 +51,11 @@ use stream::{QuicRecv, QuicSend};
 /// A datagram of this size fits the smallest path that QUIC allows (1,200 bytes) with all headers.
 const MAX_DATAGRAM_BYTES: usize = 1_150;
 
+/// Connections that wait for a handshake, and what is kept of their first words, in bytes.
+const MAX_WAITING: usize = 1024;
+/// See [`MAX_WAITING`].
+const MAX_WAITING_BYTES: u64 = 16 << 20;
+
 /// How often unused connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -70,7 +75,7 @@ pub struct QuicConfig {
     /// Handshakes that may be under way at once; from half of them on, addresses must prove that
     /// they are not forged.
     pub max_handshakes: usize,
-    /// Handshakes begun in a second by others; those above are ignored and tried again by the peer.
+    /// Handshakes with others begun in a second; those above wait.
     pub handshakes_per_second: u32,
     /// Streams that a peer may have open towards us on one connection.
     pub max_streams: u32,
@@ -203,7 +208,7 @@ impl QuicTransport {
         endpoint_config
             .max_udp_payload_size(config.max_payload_bytes)
             .map_err(|e| Error::with_source(ErrorKind::Invalid, "max_payload_bytes is out of range", e))?;
-        let server = server_config(&identity, &config, &transport)?;
+        let server = server_config(&identity, &transport)?;
         let endpoint =
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, Arc::new(TokioRuntime))
                 .at(bound)?;
@@ -241,13 +246,16 @@ impl QuicTransport {
 
 fn server_config(
     identity: &Identity,
-    config: &QuicConfig,
     transport: &Arc<quinn::TransportConfig>,
 ) -> Result<quinn::ServerConfig> {
     let tls = QuicServerConfig::try_from(Arc::new(identity.server_config()?))
         .map_err(|e| Error::with_source(ErrorKind::Invalid, "TLS has no cipher for QUIC", e))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    server.transport_config(Arc::clone(transport)).migration(false).max_incoming(2 * config.max_handshakes);
+    server
+        .transport_config(Arc::clone(transport))
+        .migration(false)
+        .max_incoming(MAX_WAITING)
+        .incoming_buffer_size_total(MAX_WAITING_BYTES);
     Ok(server)
 }
 
