@@ -33,6 +33,9 @@ use crate::{
 /// Members told of our leaving by ourselves; the others hear of it from them.
 const MAX_FAREWELLS: usize = 512;
 
+/// The least time between two returns from being declared down.
+const REST: Duration = Duration::from_secs(1);
+
 /// Members thought to be down that are asked in one round whether they are back.
 const DOWN_ASKED: usize = 3;
 
@@ -45,6 +48,8 @@ pub(super) struct Core {
     heard: HashMap<NodeId, Instant>,
     /// Deaths claimed of members that were heard shortly before, and when to look again.
     contested: HashMap<NodeId, (Member<Name>, Instant)>,
+    /// When we last came back from being declared down.
+    came_back: Option<Instant>,
     policy: Policy,
     config: MembershipConfig,
     left: bool,
@@ -149,6 +154,7 @@ impl Core {
             sequence: 0,
             heard: HashMap::new(),
             contested: HashMap::new(),
+            came_back: None,
             policy,
             config,
             left: false,
@@ -209,15 +215,24 @@ impl Core {
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
-        self.outbid(&gossip, now, now_ms, effects)?;
+        // Coming back, or being described anew, interrupts our probes, so nobody may make us do it all the time.
+        let just_back = self.came_back.is_some_and(|at| now.saturating_duration_since(at) < REST);
+        let before = self.me().generation;
+        if !just_back {
+            self.outbid(&gossip, now, now_ms, effects)?;
+        }
         self.heard.insert(from, now);
         self.contested.remove(&from);
+        if just_back && gossip.header.message == Message::TurnUndead {
+            return Ok(());
+        }
         let mut known: usize = self.foca.iter_membership_state().len();
         let (mut updates, own) = (std::mem::take(&mut gossip.updates), self.me().id);
         updates.retain(|update| {
             let node = &update.id().0;
             let ours_of_old = node.id == own && node.generation != self.me().generation;
-            if ours_of_old || self.policy.check(node, now_ms).is_err() {
+            let our_death = node.id == own && update.state() == State::Down;
+            if ours_of_old || (our_death && just_back) || self.policy.check(node, now_ms).is_err() {
                 return false;
             }
             if node.id != own && !self.knows(node.id) {
@@ -229,6 +244,9 @@ impl Core {
         gossip.updates = updates;
         let body = gossip.encode_body()?;
         let handled = self.foca.handle_data(&body, &mut *effects);
+        if self.me().generation != before {
+            self.came_back = Some(now);
+        }
         self.take_timers(now, effects);
         handled.map_err(|e| {
             Error::with_source(ErrorKind::Invalid, format!("gossip from node {} refused", from.short()), e)

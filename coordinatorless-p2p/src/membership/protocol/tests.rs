@@ -256,6 +256,20 @@ fn our_own_death_makes_us_come_back() {
 }
 
 #[test]
+fn a_flood_of_deaths_makes_us_come_back_once() {
+    let mut world = World::seeded(3);
+    let start = current(&world, 2).0.generation;
+    let mut generations = vec![start];
+    for _ in 0..100 {
+        let claim = Member::new(current(&world, 2), u16::MAX, State::Down);
+        say(&mut world, 1, 2, vec![claim]).unwrap();
+        generations.push(current(&world, 2).0.generation);
+    }
+    generations.dedup();
+    assert_eq!(generations.len(), 2, "{generations:?}");
+}
+
+#[test]
 fn a_forged_description_of_a_member_is_outbid_by_that_member() {
     let mut world = World::seeded(3);
     let mut forged = current(&world, 3).0;

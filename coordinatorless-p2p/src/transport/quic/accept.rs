@@ -4,7 +4,7 @@
 //! made to prove their address under load. What a peer sends waits in bounded queues.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use super::{
     Inner,
     errors::{self, connection},
     link::Link,
+    seldom::Seldom,
     stream::{QuicRecv, QuicSend},
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) async fn serve(inner: Arc<Inner>) {
     let half = inner.config.max_handshakes / 2;
     let slots = Arc::new(Semaphore::new(inner.config.max_handshakes));
     let mut rate = Rate::new(inner.config.handshakes_per_second, Instant::now());
+    let complained = Arc::new(Mutex::new(Seldom::default()));
     // Those who come while we wait for a slot or a token wait in the endpoint, which refuses them when
     // they become too many.
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await
@@ -72,10 +74,10 @@ pub(super) async fn serve(inner: Arc<Inner>) {
         }
         tokio::time::sleep(rate.take(Instant::now())).await;
         let from = incoming.remote_address();
-        let task_inner = Arc::clone(&inner);
+        let (task_inner, complained) = (Arc::clone(&inner), Arc::clone(&complained));
         inner.spawn(async move {
             if let Err(error) = greet(task_inner, incoming, slot).await {
-                tracing::debug!(%from, %error, "connection refused");
+                complained.lock().unwrap_or_else(PoisonError::into_inner).tell(from.ip(), &error);
             }
         });
     }

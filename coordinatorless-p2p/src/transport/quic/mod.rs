@@ -13,6 +13,7 @@ mod dial;
 mod errors;
 mod link;
 mod peers;
+mod seldom;
 mod socket;
 mod stream;
 
@@ -33,7 +34,7 @@ use quinn::{
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -159,6 +160,11 @@ impl QuicConfig {
             .datagram_receive_buffer_size(Some(256 << 10))
             .datagram_send_buffer_size(256 << 10)
             .mtu_discovery_config(Some(discovery))
+            // Of streams with one priority the one written first goes first, so that chunks complete
+            // one after the other and can be passed on, rather than all at the end.
+            .send_fairness(false)
+            // Until it is measured; the default, a third of a second, is for the open internet.
+            .initial_rtt(Duration::from_millis(100))
             // Measured 11–26 % less CPU than BBR.
             .congestion_controller_factory(Arc::new(CubicConfig::default()))
             // Off costs four times the CPU.
@@ -344,21 +350,28 @@ impl Transport for QuicTransport {
         for attempt in 0.. {
             let link = self.inner.link(peer).await?;
             let claim = link.enter();
-            match link.connection.open_bi().await {
-                Ok((send, recv)) => {
+            let patience = self.inner.config.connect_timeout;
+            match timeout(patience, link.connection.open_bi()).await {
+                Ok(Ok((send, recv))) => {
                     return Ok((
                         Box::new(QuicSend::new(send, Arc::clone(&claim))),
                         Box::new(QuicRecv::new(recv, claim)),
                     ));
                 }
-                Err(e) if attempt > 0 => {
+                Ok(Err(e)) if attempt > 0 => {
                     return Err(errors::connection(
                         format!("no stream to {link}"),
                         &e,
                         ErrorKind::UNAVAILABLE,
                     ));
                 }
-                Err(_) => {}
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        format!("{link} lets us open no further stream for {patience:?}"),
+                    ));
+                }
             }
         }
         Err(Error::new(ErrorKind::UNAVAILABLE, format!("no stream to {}", peer.addr)))
