@@ -285,6 +285,19 @@ fn a_forged_description_of_a_member_is_outbid_by_that_member() {
 }
 
 #[test]
+fn a_node_that_restarts_with_a_clock_set_back_is_not_locked_out() {
+    let mut world = World::seeded(3);
+    let mut again = node(3);
+    again.generation -= 1_800_000;
+    world.cores[2] = Core::new(again, MembershipConfig::default(), 1150, 33);
+    world.announce_all(&[node(1).addr]);
+    world.run(Duration::from_secs(10));
+    for at in 0..3 {
+        assert_eq!(world.live_ids(at), [1, 2, 3]);
+    }
+}
+
+#[test]
 fn gossip_in_the_name_of_another_node_is_denied() {
     let mut world = World::seeded(3);
     let gossip = Gossip {
