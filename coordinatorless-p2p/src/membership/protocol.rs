@@ -36,6 +36,9 @@ const MAX_FAREWELLS: usize = 512;
 /// The least time between two returns from being declared down.
 const REST: Duration = Duration::from_secs(1);
 
+/// How much clocks may differ where a description has just been outbid, in milliseconds.
+const MAX_SKEW_MS: u64 = 10_000;
+
 /// Members thought to be down that are asked in one round whether they are back.
 const DOWN_ASKED: usize = 3;
 
@@ -211,7 +214,7 @@ impl Core {
         effects: &mut Effects,
     ) -> Result<()> {
         let mut gossip = Gossip::decode(datagram)?;
-        self.check_header(&mut gossip, now_ms, from)?;
+        self.check_header(&gossip, now_ms, from)?;
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
@@ -279,7 +282,7 @@ impl Core {
         }
     }
 
-    fn check_header(&self, gossip: &mut Gossip, now_ms: u64, from: NodeId) -> Result<()> {
+    fn check_header(&self, gossip: &Gossip, now_ms: u64, from: NodeId) -> Result<()> {
         let (src, dst) = (&gossip.header.src.0, &gossip.header.dst.0);
         if src.id != from {
             return Err(Error::new(
@@ -287,7 +290,9 @@ impl Core {
                 format!("node {from} sent gossip in the name of node {}", src.id),
             ));
         }
-        self.policy.check(src, now_ms)?;
+        // Of itself a node may say a little more than others may say of it, or a clock that differs
+        // from ours would keep it from outbidding them.
+        self.policy.check(src, now_ms.saturating_add(MAX_SKEW_MS))?;
         if dst.id != self.me().id && dst.id != UNKNOWN {
             return Err(Error::new(ErrorKind::Invalid, format!("gossip for node {} came here", dst.id)));
         }
@@ -333,8 +338,8 @@ impl Core {
     /// Describes us anew when somebody has a description of us that is newer than ours: from before
     /// a restart, or forged.
     fn outbid(&mut self, gossip: &Gossip, now: Instant, now_ms: u64, effects: &mut Effects) -> Result<()> {
-        // A little more than what others may claim: their clocks are not ours.
-        let horizon = now_ms.saturating_add(2 * wire::MAX_AHEAD_MS);
+        // What others would not believe need not be outbid, nor would they believe what outbids it.
+        let horizon = now_ms.saturating_add(wire::MAX_AHEAD_MS);
         let me = self.me();
         let newest = gossip
             .updates

@@ -427,7 +427,12 @@ proptest! {
         // Invented members may be left; the real ones are all there.
         for core in &world.cores {
             for n in 1..=3 {
-                prop_assert!(core.live().iter().any(|m| m.id == node(n).id), "{} misses {}", core.me().name, n);
+                prop_assert!(
+                    core.live().iter().any(|m| m.id == node(n).id),
+                    "{} misses {n}: {:#?}",
+                    core.me().name,
+                    world.cores.iter().map(|c| (c.me(), c.views())).collect::<Vec<_>>()
+                );
             }
         }
     }
