@@ -7,6 +7,7 @@
 //! Invariants: who a datagram is from is decided by its connection's certificate; a cluster that
 //! was split finds itself again without anybody's help.
 
+mod effects;
 mod protocol;
 mod seeds;
 mod wire;
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::protocol::{Core, Effects};
+use self::{effects::Effects, protocol::Core};
 use crate::{
     error::{Error, ErrorKind, Result},
     node::{Node, NodeId},

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{super::now_ms, *};
