@@ -155,6 +155,29 @@ fn a_node_that_was_stopped_accuses_nobody() {
 }
 
 #[test]
+fn a_suspicion_does_not_ripen_while_the_one_who_has_it_is_stopped() {
+    // Only two, so that the suspicion is the first one's own and not hearsay.
+    let mut world = World::seeded(2);
+    world.stopped[1] = true;
+    let suspected = |w: &World| {
+        w.cores[0].views().iter().any(|v| v.node.id == node(2).id && v.state == MemberState::Suspect)
+    };
+    while !suspected(&world) {
+        world.run(Duration::from_millis(10));
+        assert!(world.deaths.is_empty(), "the fault did not fire");
+    }
+    // Now the suspect is back and defends itself, while the one who suspects it hears nothing.
+    (world.stopped[1], world.stopped[0]) = (false, true);
+    world.run(Duration::from_secs(10));
+    world.stopped[0] = false;
+    world.run(Duration::from_secs(20));
+    assert!(!world.deaths.contains(&(node(1).id, node(2).id)), "{:?}", world.deaths);
+    for at in 0..2 {
+        assert_eq!(world.live_ids(at), [1, 2]);
+    }
+}
+
+#[test]
 fn a_node_that_gets_the_processor_rarely_accuses_nobody() {
     let mut world = World::seeded(4);
     // Runs 10 ms in every 900: it hears nothing but what comes in that moment.
