@@ -7,6 +7,7 @@
 //! Invariants: who a datagram is from is decided by its connection's certificate; a cluster that
 //! was split finds itself again without anybody's help.
 
+mod effects;
 mod protocol;
 mod seeds;
 mod wire;
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::protocol::{Core, Effects};
+use self::{effects::Effects, protocol::Core};
 use crate::{
     error::{Error, ErrorKind, Result},
     node::{Node, NodeId},
@@ -270,7 +271,7 @@ impl Shell {
                 biased;
                 datagram = self.transport.recv_datagram() => {
                     let Some((from, datagram)) = datagram else { return };
-                    self.receive(from, datagram).await;
+                    self.receive(from, datagram);
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { return };
@@ -298,7 +299,7 @@ impl Shell {
     }
 
     /// Takes this datagram and those that wait behind it.
-    async fn receive(&mut self, from: NodeId, datagram: Bytes) {
+    fn receive(&mut self, from: NodeId, datagram: Bytes) {
         let mut next = Some((from, datagram));
         for _ in 0..BURST {
             let Some((from, datagram)) = next else { return };

@@ -13,15 +13,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use foca::{
-    Foca, Member, Message, NoCustomBroadcast, Notification, PeriodicParams, PostcardCodec, State, Timer,
-};
+use foca::{Foca, Member, Message, NoCustomBroadcast, PeriodicParams, PostcardCodec, State};
 use rand_foca::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::time::Instant;
 
 use super::{
     MemberState, MemberView, MembershipConfig,
+    effects::{Due, Effects},
     wire::{self, Gossip, Name, Policy, UNKNOWN},
 };
 use crate::{
@@ -32,6 +30,12 @@ use crate::{
 
 /// Members told of our leaving by ourselves; the others hear of it from them.
 const MAX_FAREWELLS: usize = 512;
+
+/// The least time between two returns from being declared down.
+const REST: Duration = Duration::from_secs(1);
+
+/// How much clocks may differ where a description has just been outbid, in milliseconds.
+const MAX_SKEW_MS: u64 = 10_000;
 
 /// Members thought to be down that are asked in one round whether they are back.
 const DOWN_ASKED: usize = 3;
@@ -45,71 +49,11 @@ pub(super) struct Core {
     heard: HashMap<NodeId, Instant>,
     /// Deaths claimed of members that were heard shortly before, and when to look again.
     contested: HashMap<NodeId, (Member<Name>, Instant)>,
+    /// When we last came back from being declared down.
+    came_back: Option<Instant>,
     policy: Policy,
     config: MembershipConfig,
     left: bool,
-}
-
-struct Due {
-    at: Instant,
-    sequence: u64,
-    timer: Timer<Name>,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
-/// What has to be done after an input.
-#[derive(Default)]
-pub(super) struct Effects {
-    pub(super) send: Vec<(Peer, Bytes)>,
-    /// Whether the list of members may be another one now.
-    pub(super) changed: bool,
-    timers: Vec<(Timer<Name>, Duration)>,
-}
-
-impl foca::Runtime<Name> for &mut Effects {
-    fn notify(&mut self, notification: Notification<'_, Name>) {
-        match notification {
-            Notification::MemberUp(Name(n)) => {
-                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member up")
-            }
-            Notification::MemberDown(Name(n)) => {
-                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member down")
-            }
-            Notification::Rejoin(Name(n)) => {
-                tracing::warn!(generation = n.generation, "declared down while alive; came back");
-            }
-            Notification::Rename(..) | Notification::Active | Notification::Idle | Notification::Defunct => {}
-        }
-        self.changed = true;
-    }
-
-    fn send_to(&mut self, Name(to): Name, data: &[u8]) {
-        let id = (to.id != UNKNOWN).then_some(to.id);
-        self.send.push((Peer { addr: to.addr, id }, wire::frame(data)));
-    }
-
-    fn submit_after(&mut self, event: Timer<Name>, after: Duration) {
-        self.timers.push((event, after));
-    }
 }
 
 impl Core {
@@ -149,6 +93,7 @@ impl Core {
             sequence: 0,
             heard: HashMap::new(),
             contested: HashMap::new(),
+            came_back: None,
             policy,
             config,
             left: false,
@@ -205,37 +150,75 @@ impl Core {
         effects: &mut Effects,
     ) -> Result<()> {
         let mut gossip = Gossip::decode(datagram)?;
-        self.check_header(&mut gossip, now_ms, from)?;
+        self.check_header(&gossip, now_ms, from)?;
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
-        self.outbid(&gossip, now, now_ms, effects)?;
+        self.correct(from, &gossip, effects);
+        // Coming back, or being described anew, interrupts our probes: nobody may make us do it all the
+        // time.
+        let just_back = self.came_back.is_some_and(|at| now.saturating_duration_since(at) < REST);
+        let before = self.me().generation;
+        if !just_back {
+            self.outbid(&gossip, now, now_ms, effects)?;
+        }
         self.heard.insert(from, now);
         self.contested.remove(&from);
-        let mut known: usize = self.foca.iter_membership_state().len();
-        let (mut updates, own) = (std::mem::take(&mut gossip.updates), self.me().id);
-        updates.retain(|update| {
-            let node = &update.id().0;
-            let ours_of_old = node.id == own && node.generation != self.me().generation;
-            if ours_of_old || self.policy.check(node, now_ms).is_err() {
-                return false;
-            }
-            if node.id != own && !self.knows(node.id) {
-                known += 1;
-                return known <= self.config.max_members;
-            }
-            !self.contest(now, from, update)
-        });
-        gossip.updates = updates;
+        if just_back && gossip.header.message == Message::TurnUndead {
+            return Ok(());
+        }
+        self.sift(&mut gossip.updates, from, now, now_ms);
+        if just_back {
+            let own = self.me().id;
+            gossip.updates.retain(|u| u.id().0.id != own || u.state() != State::Down);
+        }
         let body = gossip.encode_body()?;
         let handled = self.foca.handle_data(&body, &mut *effects);
+        if self.me().generation != before {
+            self.came_back = Some(now);
+        }
         self.take_timers(now, effects);
         handled.map_err(|e| {
             Error::with_source(ErrorKind::Invalid, format!("gossip from node {} refused", from.short()), e)
         })
     }
 
-    fn check_header(&self, gossip: &mut Gossip, now_ms: u64, from: NodeId) -> Result<()> {
+    /// Keeps what may be believed of somebody's words about members.
+    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, now: Instant, now_ms: u64) {
+        let mut known: usize = self.foca.iter_membership_state().len();
+        updates.retain(|update| {
+            let node = &update.id().0;
+            if node.id == self.me().id {
+                // Of other descriptions of ourselves nobody should hear again; `outbid` took note.
+                return node == self.me();
+            }
+            if self.policy.check(node, now_ms).is_err() {
+                return false;
+            }
+            if !self.knows(node.id) {
+                known += 1;
+                return known <= self.config.max_members;
+            }
+            !self.contest(now, from, update)
+        });
+    }
+
+    /// Tells a sender what description of it beats the one it gives itself, so that it can outbid
+    /// that: foca would only ignore it.
+    fn correct(&self, from: NodeId, gossip: &Gossip, effects: &mut Effects) {
+        use foca::Identity as _;
+        let src = &gossip.header.src;
+        let Some(held) = self.foca.iter_membership_state().find(|m| m.id().0.id == from) else { return };
+        if held.id() == src || src.win_addr_conflict(held.id()) {
+            return;
+        }
+        match wire::word(self.foca.identity(), src, held.clone()) {
+            Ok(datagram) => effects.send.push((Peer { addr: src.0.addr, id: Some(from) }, datagram)),
+            Err(error) => tracing::debug!(%error, "cannot correct a member"),
+        }
+    }
+
+    fn check_header(&self, gossip: &Gossip, now_ms: u64, from: NodeId) -> Result<()> {
         let (src, dst) = (&gossip.header.src.0, &gossip.header.dst.0);
         if src.id != from {
             return Err(Error::new(
@@ -243,7 +226,9 @@ impl Core {
                 format!("node {from} sent gossip in the name of node {}", src.id),
             ));
         }
-        self.policy.check(src, now_ms)?;
+        // Of itself a node may say a little more than others may say of it, or a clock that differs
+        // from ours would keep it from outbidding them.
+        self.policy.check(src, now_ms.saturating_add(MAX_SKEW_MS))?;
         if dst.id != self.me().id && dst.id != UNKNOWN {
             return Err(Error::new(ErrorKind::Invalid, format!("gossip for node {} came here", dst.id)));
         }
@@ -289,17 +274,20 @@ impl Core {
     /// Describes us anew when somebody has a description of us that is newer than ours: from before
     /// a restart, or forged.
     fn outbid(&mut self, gossip: &Gossip, now: Instant, now_ms: u64, effects: &mut Effects) -> Result<()> {
-        let own = self.me().id;
+        // What others would not believe need not be outbid, nor would they believe what outbids it.
+        let horizon = now_ms.saturating_add(wire::MAX_AHEAD_MS);
+        let me = self.me();
         let newest = gossip
             .updates
             .iter()
             .map(|u| &u.id().0)
             .chain([&gossip.header.dst.0])
-            .filter(|n| n.id == own && n.generation <= now_ms.saturating_add(wire::MAX_AHEAD_MS))
+            .filter(|n| n.id == me.id && *n != me && n.generation <= horizon)
             .map(|n| n.generation)
             .max();
         match newest {
-            Some(generation) if generation > self.me().generation => {
+            // Of two that are dated alike the other one may have won.
+            Some(generation) if generation >= me.generation => {
                 self.update(now, |node| node.generation = generation, effects)
             }
             _ => Ok(()),

@@ -9,10 +9,12 @@
 //! tasks end with [`close`](QuicTransport::close) or when the transport is dropped.
 
 mod accept;
+mod config;
 mod dial;
 mod errors;
 mod link;
 mod peers;
+mod seldom;
 mod socket;
 mod stream;
 
@@ -27,13 +29,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime, VarInt,
-    congestion::CubicConfig, crypto::rustls::QuicServerConfig,
-};
+use quinn::{Endpoint, EndpointConfig, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -43,6 +42,7 @@ use crate::{
     identity::Identity,
     node::NodeId,
 };
+pub use config::QuicConfig;
 use dial::Dials;
 use link::Link;
 use peers::Peers;
@@ -51,116 +51,13 @@ use stream::{QuicRecv, QuicSend};
 /// A datagram of this size fits the smallest path that QUIC allows (1,200 bytes) with all headers.
 const MAX_DATAGRAM_BYTES: usize = 1_150;
 
+/// Connections that wait for a handshake, and what is kept of their first words, in bytes.
+const MAX_WAITING: usize = 1024;
+/// See [`MAX_WAITING`].
+const MAX_WAITING_BYTES: u64 = 16 << 20;
+
 /// How often unused connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// Sizes and patience. The default is meant for a data centre.
-#[derive(Debug, Clone)]
-pub struct QuicConfig {
-    /// How long a connection may take until both certificates are checked.
-    pub connect_timeout: Duration,
-    /// A peer that says nothing for this long is gone. At least three times `keep_alive`.
-    pub idle_timeout: Duration,
-    /// How often a quiet connection is asked for a sign of life.
-    pub keep_alive: Duration,
-    /// A connection without streams or datagrams is closed after this time.
-    pub unused_after: Duration,
-    /// Connections that may exist at once; further ones are refused.
-    pub max_connections: usize,
-    /// Handshakes that may be under way at once; from half of them on, addresses must prove that
-    /// they are not forged.
-    pub max_handshakes: usize,
-    /// Handshakes begun in a second by others; those above are ignored and tried again by the peer.
-    pub handshakes_per_second: u32,
-    /// Streams that a peer may have open towards us on one connection.
-    pub max_streams: u32,
-    /// Streams opened by peers and not yet accepted by us; peers wait beyond that.
-    pub incoming_queue: usize,
-    /// Datagrams received and not yet taken by us; later ones are dropped beyond that.
-    pub datagram_queue: usize,
-    /// What a peer may send on one stream before we read it, in bytes: rate × round trip.
-    pub stream_window_bytes: u32,
-    /// What a peer may send on all streams before we read it, in bytes. A bound on memory per peer.
-    pub receive_window_bytes: u32,
-    /// What may be queued or unacknowledged towards a peer, in bytes. A bound on memory per peer.
-    pub send_window_bytes: u64,
-    /// The largest datagram that path discovery tries for, in bytes of UDP payload: 8,952 fills
-    /// 9,000-byte frames over IPv6, 1,452 fills ordinary ones. From 1,200 to 9,000.
-    pub max_payload_bytes: u16,
-    /// Socket buffers to ask the kernel for, in bytes.
-    pub socket_buffer_bytes: usize,
-}
-
-impl Default for QuicConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(8),
-            keep_alive: Duration::from_secs(2),
-            unused_after: Duration::from_secs(60),
-            max_connections: 4096,
-            max_handshakes: 64,
-            handshakes_per_second: 256,
-            max_streams: 1024,
-            incoming_queue: 256,
-            datagram_queue: 1024,
-            stream_window_bytes: 16 << 20,
-            receive_window_bytes: 64 << 20,
-            send_window_bytes: 32 << 20,
-            max_payload_bytes: 8952,
-            socket_buffer_bytes: 8 << 20,
-        }
-    }
-}
-
-impl QuicConfig {
-    fn check(&self) -> Result<()> {
-        let wrong = |what: String| Err(Error::new(ErrorKind::Invalid, what));
-        if !(1200..=9000).contains(&self.max_payload_bytes) {
-            return wrong(format!("max_payload_bytes {} is not within 1200 to 9000", self.max_payload_bytes));
-        }
-        if self.keep_alive.is_zero() || self.idle_timeout < 3 * self.keep_alive {
-            return wrong(format!(
-                "idle_timeout {:?} is less than three times keep_alive {:?}",
-                self.idle_timeout, self.keep_alive
-            ));
-        }
-        if self.incoming_queue == 0 || self.datagram_queue == 0 || self.max_handshakes == 0 {
-            return wrong("queues and handshakes need a limit above 0".to_owned());
-        }
-        Ok(())
-    }
-
-    fn transport(&self) -> Result<Arc<quinn::TransportConfig>> {
-        let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|e| {
-            Error::with_source(
-                ErrorKind::Invalid,
-                format!("idle_timeout {:?} is too long", self.idle_timeout),
-                e,
-            )
-        })?;
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.max_payload_bytes);
-        let mut transport = quinn::TransportConfig::default();
-        transport
-            .max_idle_timeout(Some(idle))
-            .keep_alive_interval(Some(self.keep_alive))
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams))
-            // The one greeting that ends a handshake.
-            .max_concurrent_uni_streams(VarInt::from_u32(1))
-            .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
-            .receive_window(VarInt::from_u32(self.receive_window_bytes))
-            .send_window(self.send_window_bytes)
-            .datagram_receive_buffer_size(Some(256 << 10))
-            .datagram_send_buffer_size(256 << 10)
-            .mtu_discovery_config(Some(discovery))
-            // Measured 11–26 % less CPU than BBR.
-            .congestion_controller_factory(Arc::new(CubicConfig::default()))
-            // Off costs four times the CPU.
-            .enable_segmentation_offload(true);
-        Ok(Arc::new(transport))
-    }
-}
 
 /// [`Transport`] over QUIC.
 pub struct QuicTransport {
@@ -203,7 +100,7 @@ impl QuicTransport {
         endpoint_config
             .max_udp_payload_size(config.max_payload_bytes)
             .map_err(|e| Error::with_source(ErrorKind::Invalid, "max_payload_bytes is out of range", e))?;
-        let server = server_config(&identity, &config, &transport)?;
+        let server = server_config(&identity, &transport)?;
         let endpoint =
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, Arc::new(TokioRuntime))
                 .at(bound)?;
@@ -241,13 +138,16 @@ impl QuicTransport {
 
 fn server_config(
     identity: &Identity,
-    config: &QuicConfig,
     transport: &Arc<quinn::TransportConfig>,
 ) -> Result<quinn::ServerConfig> {
     let tls = QuicServerConfig::try_from(Arc::new(identity.server_config()?))
         .map_err(|e| Error::with_source(ErrorKind::Invalid, "TLS has no cipher for QUIC", e))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    server.transport_config(Arc::clone(transport)).migration(false).max_incoming(2 * config.max_handshakes);
+    server
+        .transport_config(Arc::clone(transport))
+        .migration(false)
+        .max_incoming(MAX_WAITING)
+        .incoming_buffer_size_total(MAX_WAITING_BYTES);
     Ok(server)
 }
 
@@ -336,21 +236,28 @@ impl Transport for QuicTransport {
         for attempt in 0.. {
             let link = self.inner.link(peer).await?;
             let claim = link.enter();
-            match link.connection.open_bi().await {
-                Ok((send, recv)) => {
+            let patience = self.inner.config.connect_timeout;
+            match timeout(patience, link.connection.open_bi()).await {
+                Ok(Ok((send, recv))) => {
                     return Ok((
                         Box::new(QuicSend::new(send, Arc::clone(&claim))),
                         Box::new(QuicRecv::new(recv, claim)),
                     ));
                 }
-                Err(e) if attempt > 0 => {
+                Ok(Err(e)) if attempt > 0 => {
                     return Err(errors::connection(
                         format!("no stream to {link}"),
                         &e,
                         ErrorKind::UNAVAILABLE,
                     ));
                 }
-                Err(_) => {}
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        format!("{link} lets us open no further stream for {patience:?}"),
+                    ));
+                }
             }
         }
         Err(Error::new(ErrorKind::UNAVAILABLE, format!("no stream to {}", peer.addr)))
