@@ -42,7 +42,8 @@ impl TestArtifact {
             chunk_bytes: content.chunks(chunk_bytes).map(|c| c.len() as u32).collect(),
         };
         let entries = files.iter().map(entry).collect();
-        let blueprint = Blueprint::new(format!("file:///models/{name}"), Some("1".to_owned()), entries).unwrap();
+        let blueprint =
+            Blueprint::new(format!("file:///models/{name}"), Some("1".to_owned()), entries).unwrap();
         Self { blueprint: Arc::new(blueprint), contents: files.into_iter().map(|(_, c)| c).collect() }
     }
 

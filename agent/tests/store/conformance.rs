@@ -356,7 +356,8 @@ async fn a_manifest_that_disagrees_drops_what_is_wrong(dir: &Path) {
 
 async fn a_second_store_on_the_same_directory_is_refused(dir: &Path) {
     let store = open(dir).await;
-    let refused = emberline_agent::store::Store::open(dir.to_owned(), Default::default()).await.err().unwrap();
+    let refused =
+        emberline_agent::store::Store::open(dir.to_owned(), Default::default()).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
     close(store).await;
@@ -367,12 +368,14 @@ async fn a_pull_of_what_is_here_writes_nothing(dir: &Path) {
     let store = open(dir).await;
     let model = TestArtifact::varied("varied", 13);
     let (_, first) = model.pull(&store).await.unwrap();
-    let before: Vec<_> = model.blueprint.files.iter().map(|f| stamp(&first.path.join(f.path.as_str()))).collect();
+    let before: Vec<_> =
+        model.blueprint.files.iter().map(|f| stamp(&first.path.join(f.path.as_str()))).collect();
     let began = std::time::Instant::now();
     let (_, again) = model.pull(&store).await.unwrap();
     assert!(began.elapsed() < std::time::Duration::from_millis(100));
     assert_eq!(first, again);
-    let after: Vec<_> = model.blueprint.files.iter().map(|f| stamp(&first.path.join(f.path.as_str()))).collect();
+    let after: Vec<_> =
+        model.blueprint.files.iter().map(|f| stamp(&first.path.join(f.path.as_str()))).collect();
     assert_eq!(before, after);
     close(store).await;
 }

@@ -66,7 +66,10 @@ async fn pulls_half() {
     let large = large();
     let _lease = store.admit(large.blueprint.clone(), &vec![0]).await.unwrap();
     let half: u32 = std::env::var(STOP_AT).unwrap().parse().unwrap();
-    large.write(&store, (0..large.blueprint.chunk_count()).filter(|n| n % 2 == 0).take(half as usize)).await.unwrap();
+    large
+        .write(&store, (0..large.blueprint.chunk_count()).filter(|n| n % 2 == 0).take(half as usize))
+        .await
+        .unwrap();
     // SAFETY: ends this process.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
 }
@@ -74,8 +77,16 @@ async fn pulls_half() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_published_is_ever_incomplete_wherever_the_process_is_killed() {
     let steps = [
-        "after-write", "after-journal", "before-sync", "after-sync", "before-commit", "after-commit",
-        "before-rename", "after-rename", "before-link", "after-link",
+        "after-write",
+        "after-journal",
+        "before-sync",
+        "after-sync",
+        "before-commit",
+        "after-commit",
+        "before-rename",
+        "after-rename",
+        "before-link",
+        "after-link",
     ];
     let mut deaths = 0;
     for step in steps {

@@ -39,41 +39,53 @@ async fn eight_pulls_of_four_times_the_quota_never_pass_it() {
     for n in 0..8 {
         let store = store.clone();
         pulls.spawn(async move {
-            let (model, mut refused) = (model(n), 0);
-            for _ in 0..400 {
+            let model = model(n);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            while std::time::Instant::now() < deadline {
                 match model.pull(&store).await {
-                    Ok(_) => return (true, refused),
-                    Err(e) if e.kind() == ErrorKind::Full => refused += 1,
+                    Ok(_) => return true,
+                    Err(e) if e.kind() == ErrorKind::Full => {}
                     Err(e) => panic!("{e}"),
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
-            (false, refused)
+            false
         });
     }
-    let mut refused = 0;
     while let Some(pull) = pulls.join_next().await {
-        let (succeeded, refusals) = pull.unwrap();
-        assert!(succeeded, "a pull never found room");
-        refused += refusals;
+        assert!(pull.unwrap(), "a pull never found room");
     }
     done.store(true, Ordering::Relaxed);
     sampler.join().unwrap();
     let peak = peak.load(Ordering::Relaxed);
     assert!(peak <= quota, "{peak} bytes on disk, {quota} allowed");
-    assert!(peak > quota / 2 && refused > 0, "the quota was never reached: peak {peak}, {refused} refused");
+    assert!(peak > quota / 2, "the quota was never near: {peak} bytes at most");
     assert!(store.space().used_bytes <= quota && store.artifacts(false).await.len() < 8);
     close(store).await;
+}
+
+/// Four models, and room for no fifth.
+async fn four(dir: &std::path::Path) -> (Store, Vec<TestArtifact>) {
+    let store = open_with(dir, 0).await;
+    let models: Vec<_> = (0..4).map(model).collect();
+    for model in &models {
+        model.pull(&store).await.unwrap();
+    }
+    let quota_bytes = store.space().used_bytes + 2 * MIB;
+    close(store).await;
+    (full(dir, quota_bytes).await, models)
+}
+
+/// Evicts no more than it must.
+async fn full(dir: &std::path::Path, quota_bytes: u64) -> Store {
+    let config = StoreConfig { quota_bytes, high_watermark: 1.0, low_watermark: 1.0 };
+    Store::open(dir.to_owned(), config).await.unwrap()
 }
 
 #[tokio::test]
 async fn the_least_recently_used_goes_and_the_pinned_and_leased_stay() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_with(dir.path(), 24 * MIB).await;
-    let models: Vec<_> = (0..4).map(model).collect();
-    for model in &models[..4] {
-        model.pull(&store).await.unwrap();
-    }
+    let (store, models) = four(dir.path()).await;
     store.pin(models[0].swarm(), true).await.unwrap();
     let lease = store.lease(models[1].swarm()).unwrap();
     // Used again, so that 3 is older.
@@ -101,15 +113,12 @@ async fn the_least_recently_used_goes_and_the_pinned_and_leased_stay() {
 #[tokio::test]
 async fn pins_and_the_order_of_use_outlive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let models: Vec<_> = (0..4).map(model).collect();
-    let store = open_with(dir.path(), 24 * MIB).await;
-    for model in &models {
-        model.pull(&store).await.unwrap();
-    }
+    let (store, models) = four(dir.path()).await;
+    let quota_bytes = store.space().quota_bytes;
     store.pin(models[0].swarm(), true).await.unwrap();
     drop(store.lease(models[1].swarm()).unwrap());
     close(store).await;
-    let store = open_with(dir.path(), 24 * MIB).await;
+    let store = full(dir.path(), quota_bytes).await;
     model(5).pull(&store).await.unwrap();
     let here: Vec<_> = models.iter().map(|m| store.lease(m.swarm()).is_ok()).collect();
     assert_eq!(here, [true, true, false, true]);

@@ -118,7 +118,10 @@ async fn after_a_failed_fsync_nothing_is_published_until_it_was_read_back_from_t
         Err(e) => drop(failure.insert(e)),
     }
     let failure = failure.expect("the disk took 16 MiB with 2 MiB left");
-    assert!(matches!(failure.kind(), ErrorKind::Unavailable { .. } | ErrorKind::Full | ErrorKind::Denied), "{failure}");
+    assert!(
+        matches!(failure.kind(), ErrorKind::Unavailable { .. } | ErrorKind::Full | ErrorKind::Denied),
+        "{failure}"
+    );
     assert!(!data.join("models/file").exists(), "published in spite of {failure}");
     assert_eq!(assert_published_are_clean(&data, &[&model]), 0);
     // There is room again: what is on the disk is found out by reading it, the rest comes anew.

@@ -56,7 +56,8 @@ async fn an_artifact_that_cannot_be_read_is_removed_and_one_of_a_later_version_i
     let mut raw = std::fs::read(&blueprint).unwrap();
     raw[4..6].copy_from_slice(&u16::MAX.to_le_bytes());
     std::fs::write(&blueprint, &raw).unwrap();
-    let refused = emberline_agent::store::Store::open(dir.path().to_owned(), Default::default()).await.err().unwrap();
+    let refused =
+        emberline_agent::store::Store::open(dir.path().to_owned(), Default::default()).await.err().unwrap();
     assert!(refused.to_string().contains("later version"), "{refused}");
     assert!(published.path.exists());
     std::fs::write(&blueprint, b"garbage").unwrap();

@@ -88,7 +88,8 @@ async fn agree(operations: Vec<Operation>) {
             Operation::Adopt(a, index) => {
                 let model = &artifacts[*a];
                 let (hash, file) = (model.hash(*index), model.blueprint.place(*index).unwrap().file);
-                let anywhere = expected.iter().any(|(b, e)| e.held.iter().any(|n| artifacts[*b].hash(*n) == hash));
+                let anywhere =
+                    expected.iter().any(|(b, e)| e.held.iter().any(|n| artifacts[*b].hash(*n) == hash));
                 assert_eq!(store.knows(&hash), anywhere, "{operation:?}");
                 let adopted = store.adopt(model.swarm(), *index, hash).await;
                 match expected.get_mut(a).filter(|e| e.admitted.contains(&file)) {
@@ -159,7 +160,11 @@ async fn agree(operations: Vec<Operation>) {
                     for file in 0..3 {
                         let path = &model.blueprint.files[file].path;
                         let opens = store.open_file(model.swarm(), path).await.is_ok();
-                        assert_eq!(opens, known.published.contains(&file), "{path} of {a} after {operation:?}");
+                        assert_eq!(
+                            opens,
+                            known.published.contains(&file),
+                            "{path} of {a} after {operation:?}"
+                        );
                     }
                 }
             }
