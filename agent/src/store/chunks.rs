@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Files that may wait for a commit with their handles open; past this the writer syncs them itself.
-const UNSYNCED_FILES: usize = 512;
+const UNSYNCED_FILES: usize = 128;
 
 impl Shelf {
     /// The bytes of a chunk that is here, and their hash.

@@ -89,7 +89,8 @@ impl Shelf {
     /// Opens the index again after an error took it away.
     fn reopen_index(&self) -> Result<()> {
         let mut index = self.index.lock();
-        if index.is_some() || self.lock.lock().is_none() {
+        // Once closing, somebody else may be about to open it.
+        if index.is_some() || self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let (open, fresh) = Index::open(&self.index_path())?;

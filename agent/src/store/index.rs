@@ -319,7 +319,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.redb");
         let chunk = (3, ChunkHash::of(b"x"));
-        drop(Index::open(&path).unwrap().0.commit(&[], &[change(1, vec![(0, vec![chunk])])]).unwrap());
+        Index::open(&path).unwrap().0.commit(&[], &[change(1, vec![(0, vec![chunk])])]).unwrap();
         let good = fs::read(&path).unwrap();
         let mut begun_anew = 0;
         for at in (0..good.len()).step_by(good.len() / 97) {

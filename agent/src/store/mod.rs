@@ -99,7 +99,8 @@ impl Store {
     /// Opens or creates the store; rebuilds the index from the artifacts if it is gone or broken.
     ///
     /// What is whole can be served when this returns. Chunks that a crash left in doubt are re-hashed in
-    /// the background, or by the [`admit`](Self::admit) that wants them.
+    /// the background, or by the [`admit`](Self::admit) that wants them. A store that is dropped instead of
+    /// [closed](Self::close) lets go of the directory within a second.
     ///
     /// # Errors
     /// `Denied` when another process has it open or the directory cannot be written; `Full`; `Invalid`

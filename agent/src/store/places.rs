@@ -38,3 +38,22 @@ fn key(hash: &ChunkHash) -> u64 {
         hash.0[0], hash.0[1], hash.0[2], hash.0[3], hash.0[4], hash.0[5], hash.0[6], hash.0[7],
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_leads_to_all_its_places_and_none_that_was_removed() {
+        let (mut places, hash, other) = (Places::default(), ChunkHash::of(b"a"), ChunkHash::of(b"b"));
+        places.insert(&hash, 1, 0);
+        places.insert(&hash, 1, u32::MAX);
+        places.insert(&hash, u32::MAX, 7);
+        places.insert(&other, 2, 2);
+        assert_eq!(places.of(&hash).collect::<Vec<_>>(), [(1, 0), (1, u32::MAX), (u32::MAX, 7)]);
+        places.remove(&hash, 1, 0);
+        places.remove(&other, 9, 9);
+        assert_eq!(places.of(&hash).count(), 2);
+        assert_eq!(places.of(&other).collect::<Vec<_>>(), [(2, 2)]);
+    }
+}

@@ -61,7 +61,11 @@ impl Shelf {
         let open = File::options().read(true).write(true).open(artifact.partial_path(file)).at(at)?;
         self.check_digest(artifact, file, &open)?;
         self.make_durable(artifact, file, &open)?;
-        if artifact.state().drops != drops && !artifact.state().is_whole(file) {
+        let lost_one = {
+            let state = artifact.state();
+            state.drops != drops && !state.is_whole(file)
+        };
+        if lost_one {
             return Err(Error::new(
                 ErrorKind::UNAVAILABLE,
                 format!("{} lost a chunk while it was checked", artifact.file_name(file)),
@@ -160,8 +164,8 @@ impl Shelf {
         reach(Step::BeforeRename);
         fs::rename(&from, &to).at(at)?;
         reach(Step::AfterRename);
-        self.forget_handle(artifact, file);
         artifact.set_file(file, FileState::Published);
+        self.forget_handle(artifact, file);
         for dir in grown.iter().rev() {
             sync_dir(dir)?;
         }
@@ -285,8 +289,8 @@ impl Shelf {
         self.unlink_model(artifact)?;
         let (from, to) = (artifact.published_path(file), artifact.partial_path(file));
         fs::rename(&from, &to).at(|| format!("{} cannot be taken back", artifact.file_name(file)))?;
-        self.forget_handle(artifact, file);
         artifact.set_file(file, FileState::Partial { frozen: true });
+        self.forget_handle(artifact, file);
         Ok(())
     }
 
@@ -316,8 +320,8 @@ impl Shelf {
             disk::create_preallocated(&fresh, size).at(at)?;
         }
         fs::rename(&fresh, &path).at(|| format!("{} cannot be replaced", artifact.file_name(file)))?;
-        self.forget_handle(artifact, file);
         artifact.set_file(file, FileState::Partial { frozen: false });
+        self.forget_handle(artifact, file);
         Ok(())
     }
 

@@ -164,9 +164,11 @@ impl Shelf {
         }
         .or_else(|e| File::open(artifact.published_path(file)).map_err(|_| e));
         let opened = Arc::new(opened.at(|| format!("file {} cannot be opened", artifact.file_name(file)))?);
-        // The state may have changed meanwhile; a stale handle must not outlive that change.
+        // A change of state is followed by forgetting the handle, under the same lock: a handle from
+        // before the change is never kept.
+        let mut handles = self.handles.lock();
         if artifact.state().files[file] == state {
-            self.handles.lock().put(key, opened.clone());
+            handles.put(key, opened.clone());
         }
         Ok(opened)
     }
