@@ -340,6 +340,47 @@ mod tests {
             .unwrap();
     }
 
+    /// 20 MiB cross several windows of a body; the reader stops for a while in the middle of it.
+    #[tokio::test]
+    async fn a_file_crosses_the_socket_whole_and_a_second_request_follows_on_the_connection() {
+        let content: Vec<u8> = (0..20 << 20).map(|i: u32| (i % 251) as u8 ^ (i / 251 % 241) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &content).unwrap();
+        let file = crate::expose::paths::OpenedFile {
+            file: Arc::new(file),
+            bytes: content.len() as u64,
+            etag: coordinatorless_p2p::ChunkHash::of(b"model"),
+            modified: 0,
+            lease: Arc::new(()),
+        };
+        let answer = move |request: axum::extract::Request| async move {
+            super::super::files::answer(request.method(), request.headers(), file)
+        };
+        let server =
+            Server::new(Router::new().route("/model", axum::routing::any(answer)), HttpConfig::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let place = server.admit().unwrap();
+        tokio::spawn(Arc::new(server).attend(accepted, peer, place, CancellationToken::new()));
+
+        stream.write_all(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < content.len() / 2 {
+            assert!(stream.read_buf(&mut got).await.unwrap() > 0);
+        }
+        let last = "GET /model HTTP/1.1\r\nHost: localhost\r\nRange: bytes=-3\r\nConnection: close\r\n\r\n";
+        stream.write_all(last.as_bytes()).await.unwrap();
+        stream.read_to_end(&mut got).await.unwrap();
+
+        let head_bytes = got.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8_lossy(&got[..head_bytes]).into_owned();
+        assert!(head.contains(&format!("content-length: {}\r\n", content.len())), "{head}");
+        let (first, second) = got[head_bytes..].split_at(content.len());
+        assert!(first == content);
+        assert!(second.starts_with(b"HTTP/1.1 206") && second.ends_with(&content[content.len() - 3..]));
+    }
+
     #[tokio::test]
     async fn a_door_for_everybody_without_a_token_does_not_open() {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
