@@ -3,9 +3,14 @@
 //! Owns the types that cannot be wrong: [`RelativePath`] never leaves its directory, and a
 //! [`FileVersion`] says what a later read must still match. Does no I/O.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -21,6 +26,12 @@ impl RelativePath {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What two paths have in common that some file system would take for one: case and Unicode
+    /// normalisation form are gone.
+    fn folded(&self) -> String {
+        self.0.chars().flat_map(char::to_lowercase).nfc().collect()
     }
 }
 
@@ -138,4 +149,203 @@ pub struct Snapshot {
     /// Sorted by path; no two equal, nor equal but for case or Unicode form, nor a file that is
     /// also another's directory.
     pub files: Vec<SnapshotFile>,
+}
+
+impl Snapshot {
+    /// A listing of `reference` (canonical), in whatever order the origin gave the files.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the files: a path twice; two that differ only in case or Unicode form; a
+    /// file where another has a directory; sizes that overflow.
+    pub fn new(
+        reference: impl fmt::Display,
+        revision: Option<String>,
+        mut files: Vec<SnapshotFile>,
+    ) -> Result<Self> {
+        let reference = reference.to_string();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        check_paths(files.iter().map(|file| &file.path))
+            .and_then(|()| sum_of_sizes(files.iter().map(|file| file.size)))
+            .map_err(|e| e.context(format!("listing of {reference}")))?;
+        Ok(Self { reference, revision, files })
+    }
+
+    /// Total size in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
+    }
+}
+
+/// The sum, if any disk could hold it.
+///
+/// # Errors
+/// `Invalid` when it overflows.
+pub(crate) fn sum_of_sizes(mut sizes: impl Iterator<Item = u64>) -> Result<u64> {
+    sizes
+        .try_fold(0u64, |sum, size| sum.checked_add(size))
+        .filter(|&sum| i64::try_from(sum).is_ok())
+        .ok_or_else(|| Error::new(ErrorKind::Invalid, "sizes add up to more than a disk can hold"))
+}
+
+/// Whether paths, sorted, can stand beside each other on any file system.
+///
+/// # Errors
+/// `Invalid`, naming the two that cannot.
+pub(crate) fn check_paths<'a>(paths: impl Iterator<Item = &'a RelativePath> + Clone) -> Result<()> {
+    let invalid = |why: String| Err(Error::new(ErrorKind::Invalid, why));
+    let mut files: HashMap<String, &RelativePath> = HashMap::new();
+    let mut last: Option<&RelativePath> = None;
+    for path in paths.clone() {
+        if last.is_some_and(|last| last > path) {
+            return invalid(format!("file \"{path}\" is out of order"));
+        }
+        last = Some(path);
+        match files.insert(path.folded(), path) {
+            Some(twin) if twin == path => return invalid(format!("file \"{path}\" is listed twice")),
+            Some(twin) => {
+                return invalid(format!(
+                    "files \"{twin}\" and \"{path}\" differ only in case or Unicode form"
+                ));
+            }
+            None => {}
+        }
+    }
+    // Many files share a directory: each is looked up once.
+    let mut seen: HashSet<&str> = HashSet::new();
+    for path in paths {
+        for (end, _) in path.0.match_indices('/').rev() {
+            let directory = &path.0[..end];
+            if !seen.insert(directory) {
+                break;
+            }
+            if let Some(file) = files.get(&RelativePath(directory.to_owned()).folded()) {
+                return invalid(format!("\"{file}\" is a file and also the directory of \"{path}\""));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path(text: &str) -> RelativePath {
+        text.parse().unwrap()
+    }
+
+    fn listing(paths: &[&str]) -> Result<Snapshot> {
+        let files = paths
+            .iter()
+            .map(|p| SnapshotFile { path: path(p), size: 1, version: FileVersion::default(), digest: None })
+            .collect();
+        Snapshot::new("s3://models/llama", None, files)
+    }
+
+    #[test]
+    fn names_that_could_leave_the_directory_or_hide_are_refused() {
+        let long_part = "a".repeat(256);
+        let long = "a/".repeat(2500);
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/../b",
+            "a/..",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            "..\\x",
+            "a\\b",
+            "%2e%2e%2fx",
+            "a%2Fb",
+            "a%5cb",
+            "a%00",
+            "a\0b",
+            "a\nb",
+            "a\u{7f}",
+            "a\u{85}b",
+            "./a",
+            "a/./b",
+            &long_part,
+            &long,
+        ] {
+            let err = name.parse::<RelativePath>().unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Invalid, "{name:?}");
+            assert!(err.to_string().len() < 1000, "the message is bounded");
+            assert!(!err.to_string().contains(['\n', '\0']), "the message is printable");
+        }
+    }
+
+    #[test]
+    fn ordinary_names_are_kept_as_they_are() {
+        let part = "a".repeat(255);
+        for name in ["config.json", "1/model.onnx", "a b/ü..json", ".gitattributes", "..a/b..", "100%", &part]
+        {
+            assert_eq!(path(name).as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a_listing_is_sorted_whatever_its_order_was() {
+        let snapshot = listing(&["b", "a/z", "a.txt"]).unwrap();
+        let paths: Vec<_> = snapshot.files.iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(paths, ["a.txt", "a/z", "b"]);
+        assert_eq!(snapshot.total_bytes(), 3);
+    }
+
+    #[test]
+    fn names_that_a_file_system_could_confuse_are_refused() {
+        for (paths, why) in [
+            (&["a", "b", "a"][..], "listed twice"),
+            (&["Model.bin", "model.bin"], "only in case"),
+            (&["x/\u{e9}", "x/e\u{301}"], "only in case or Unicode form"),
+            (&["\u{c9}", "e\u{301}"], "only in case or Unicode form"),
+            (&["a", "a/b"], "also the directory"),
+            (&["a/b/c/d", "a/b"], "also the directory"),
+            (&["A", "a/b"], "also the directory"),
+            (&["a!", "a", "a/b/c"], "also the directory"),
+        ] {
+            let err = listing(paths).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::Invalid);
+            assert!(err.to_string().contains(why) && err.to_string().contains("s3://models/llama"), "{err}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        let file = |p: &str, size| SnapshotFile {
+            path: path(p),
+            size,
+            version: FileVersion::default(),
+            digest: None,
+        };
+        for sizes in [[u64::MAX, 1], [i64::MAX as u64, 1]] {
+            let files = vec![file("a", sizes[0]), file("b", sizes[1])];
+            assert_eq!(Snapshot::new("x", None, files).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_that_parses_stays_below_its_directory(text in "[a-zA-Z0-9./\\\\%\u{0}-\u{20}é]{0,40}") {
+            if let Ok(path) = text.parse::<RelativePath>() {
+                prop_assert_eq!(path.as_str(), &text);
+                let joined = std::path::Path::new("/base").join(path.as_str());
+                prop_assert!(joined.starts_with("/base") && joined != std::path::Path::new("/base"));
+                prop_assert!(joined.components().all(|c| c != std::path::Component::ParentDir));
+                prop_assert_eq!(joined.components().count() - 2, text.split('/').count());
+            }
+        }
+
+        #[test]
+        fn any_text_is_refused_or_kept_whole(text in any::<String>()) {
+            if let Ok(path) = text.parse::<RelativePath>() {
+                prop_assert_eq!(path.to_string(), text);
+            }
+        }
+    }
 }

@@ -1,1 +1,17 @@
-//! x
+//! The harness: real agents as real processes, real networks, real clients and servers.
+//!
+//! Tests and benchmarks in this crate go through the binaries and the documented interfaces that users
+//! have; nothing here reaches into an agent's memory. What a test starts belongs to a value that
+//! stops and removes it on drop, also when the test panics.
+
+pub mod agent_process;
+pub mod binaries;
+pub mod client;
+pub mod cluster;
+pub mod model;
+pub mod module_graph;
+pub mod namespaces;
+pub mod nginx;
+pub mod process_stats;
+pub mod python;
+pub mod swarm_bench;

@@ -1,22 +1,70 @@
 //! The store: one copy of every byte, in place, and nothing reachable before it is whole.
 //!
-//!     <data>/artifacts/<swarm id>/…   files filled in place, published by rename within the artifact
-//!     <data>/index.redb               presence, chunk hash → place, leases, pins, use
-//!     <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use
+//!     <data>/artifacts/<swarm id>/blueprint   what it consists of; written first
+//!                                /journal     chunks written, since when the index may not know
+//!                                /partial/<n> files being filled, preallocated, 0600
+//!                                /files/…     whole files, 0444, never written again
+//!                                /manifest    once every chunk hash is known
+//!     <data>/index.redb                       presence, pins, use: committed behind the data
+//!     <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use: a link to `files/`
+//!
+//! This file is the asynchronous shell: it sends each verb to the blocking pool and owns the two
+//! background tasks. It knows nothing of peers or origins.
+//! Invariants: nothing incomplete is below `files/` or `models/`; a published file's inode is never
+//! written to; the quota holds at every moment, unfinished files included; no lock lives across an await.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod admit;
+mod adopt;
+mod artifact;
+mod chunks;
+mod commit;
+mod describe;
+mod disk;
+mod fault;
+mod index;
+mod journal;
+mod links;
+mod lock;
+mod places;
+mod publish;
+mod recover;
+mod resident;
+mod shelf;
+mod space;
+mod verify;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coordinatorless_p2p::{ChunkHash, ChunkSet, ChunkStore, Inventory, SwarmId, VerifiedChunk};
+use coordinatorless_p2p::{ChunkHash, ChunkStore, Inventory, SwarmId, VerifiedChunk};
 
+use self::{
+    artifact::{Artifact, FileState},
+    lock::DirLock,
+    shelf::{Shelf, disk_space},
+    space::Limits,
+};
 use crate::{
     api::{ArtifactInfo, CorruptChunk},
-    error::Result,
+    error::{Error, ErrorKind, IoContext, Result},
     expose::paths::OpenedFile,
     manifest::{Blueprint, Manifest},
     snapshot::RelativePath,
 };
+
+/// How often presence is committed at least, while something changes.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Journal records beyond two a chunk before it is rewritten.
+const JOURNAL_SLACK_RECORDS: u64 = 1024;
+
+/// Bytes re-hashed in one piece of blocking work.
+const VERIFY_STEP_BYTES: u64 = 16 << 20;
 
 /// Settings of the store.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -39,31 +87,39 @@ impl Default for StoreConfig {
 /// Artifacts on one data directory. Cheap to clone. At most one process has it open.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<()>,
+    shelf: Arc<Shelf>,
 }
 
 /// Which files of a blueprint a pull wants, ascending indices.
 pub type WantedFiles = Vec<usize>;
 
-#[expect(clippy::unimplemented, unused_variables, reason = "the signatures come first")]
 impl Store {
     /// Opens or creates the store; rebuilds the index from the artifacts if it is gone or broken.
+    ///
+    /// What is whole can be served when this returns. Chunks that a crash left in doubt are re-hashed in
+    /// the background, or by the [`admit`](Self::admit) that wants them.
     ///
     /// # Errors
     /// `Denied` when another process has it open or the directory cannot be written; `Full`; `Invalid`
     /// for settings that cannot work.
     pub async fn open(dir: PathBuf, config: StoreConfig) -> Result<Self> {
-        let _ = &Self { inner: Arc::new(()) }.inner;
-        unimplemented!()
+        let opened = tokio::task::spawn_blocking(move || Shelf::open(dir, &config)).await;
+        let shelf = Arc::new(opened.map_err(cut_short)??);
+        tokio::spawn(commit_forever(Arc::downgrade(&shelf)));
+        tokio::spawn(recheck_in_background(Arc::downgrade(&shelf)));
+        Ok(Self { shelf })
     }
 
     /// Makes room for the wanted files (evicting what may go), preallocates them, re-hashes what a
     /// crash left uncommitted, and takes a lease. Idempotent: a second pull widens the first.
+    /// Cancelling lets the work run to its end without the lease.
     ///
     /// # Errors
-    /// `Full` when quota or disk cannot take it, naming the bytes wanted, free and evictable.
+    /// `Full` when quota or disk cannot take it, naming the bytes wanted, free and evictable; `Invalid` for
+    /// a file the blueprint does not have.
     pub async fn admit(&self, blueprint: Arc<Blueprint>, wanted: &WantedFiles) -> Result<Lease> {
-        unimplemented!()
+        let wanted = wanted.clone();
+        self.blocking(move |shelf| shelf.admit(blueprint, &wanted)).await
     }
 
     /// Tells the hashes of a manifest for a swarm admitted here, so that presence can be checked
@@ -72,12 +128,14 @@ impl Store {
     /// # Errors
     /// `Invalid` when it is not a manifest of that blueprint.
     pub async fn learn_manifest(&self, swarm: SwarmId, manifest: &Manifest) -> Result<()> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        let manifest = manifest.clone();
+        self.blocking(move |shelf| shelf.learn_manifest(&artifact, &manifest)).await
     }
 
     /// Whether a chunk with this hash is on this disk under any artifact.
     pub fn knows(&self, hash: &ChunkHash) -> bool {
-        unimplemented!()
+        !self.shelf.holders_of(hash).is_empty()
     }
 
     /// Checks a file whose chunks are all here against the origin's digest, syncs it, makes it
@@ -85,9 +143,11 @@ impl Store {
     ///
     /// # Errors
     /// `Corrupt` when the digest differs (the file's chunks are discarded, and named); `Unavailable`
-    /// after an fsync error, before anything was promised.
+    /// while chunks are missing, and after an fsync error, before anything was promised: the file's
+    /// chunks are then re-hashed from the disk before a later call succeeds.
     pub async fn publish_file(&self, swarm: SwarmId, file: usize) -> Result<bool> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        self.blocking(move |shelf| shelf.publish_file(&artifact, file)).await
     }
 
     /// All wanted files have their path: seals the manifest when every chunk of the blueprint is
@@ -96,28 +156,36 @@ impl Store {
     /// # Errors
     /// `Unavailable` when a wanted file is not whole.
     pub async fn publish(&self, swarm: SwarmId, wanted: &WantedFiles) -> Result<Published> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        let wanted = wanted.clone();
+        self.blocking(move |shelf| shelf.publish(&artifact, &wanted)).await
     }
 
     /// The blueprint of an artifact that is here, whole or not.
     pub fn blueprint(&self, swarm: SwarmId) -> Option<Arc<Blueprint>> {
-        unimplemented!()
+        self.shelf.artifact(swarm).ok().map(|artifact| artifact.blueprint.clone())
     }
 
-    /// The manifest of an artifact that was sealed here.
+    /// The manifest of an artifact that was sealed here. Built anew at each call: keep it.
     pub fn manifest(&self, swarm: SwarmId) -> Option<Arc<Manifest>> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm).ok()?;
+        let hashes = {
+            let state = artifact.state();
+            state.manifest?;
+            state.all_hashes()?
+        };
+        Manifest::new((*artifact.blueprint).clone(), hashes).ok().map(Arc::new)
     }
 
     /// Finds an artifact by canonical reference (the newest version that is complete, else the
     /// newest), swarm id or manifest hash.
     pub fn find(&self, named: &str) -> Option<SwarmId> {
-        unimplemented!()
+        self.shelf.find(named)
     }
 
     /// Everything here. `resident` also counts pages in the page cache.
     pub async fn artifacts(&self, resident: bool) -> Vec<ArtifactInfo> {
-        unimplemented!()
+        self.blocking(move |shelf| Ok(shelf.describe_all(resident))).await.unwrap_or_default()
     }
 
     /// Takes a lease on an artifact that is here.
@@ -125,7 +193,9 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub fn lease(&self, swarm: SwarmId) -> Result<Lease> {
-        unimplemented!()
+        let lease = self.shelf.lease(swarm)?;
+        lease.artifact.touch();
+        Ok(lease)
     }
 
     /// Opens a published file.
@@ -133,7 +203,8 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Unavailable` while it is not whole.
     pub async fn open_file(&self, swarm: SwarmId, path: &RelativePath) -> Result<OpenedFile> {
-        unimplemented!()
+        let path = path.clone();
+        self.blocking(move |shelf| shelf.open_file(swarm, &path)).await
     }
 
     /// Re-hashes every chunk that should be here; those that are wrong are dropped from presence
@@ -146,33 +217,165 @@ impl Store {
         swarm: SwarmId,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Vec<CorruptChunk>> {
-        unimplemented!()
+        self.scrub(swarm, u64::MAX, progress).await
     }
 
-    /// Keeps from eviction, or lets go.
+    /// [`verify`](Self::verify) at no more than `bytes_per_second`: for a background scrub that leaves
+    /// the disk to others. Cancel-safe between pieces of 16 MiB.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn scrub(
+        &self,
+        swarm: SwarmId,
+        bytes_per_second: u64,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Vec<CorruptChunk>> {
+        // A lease, so that it is not evicted under the reader; not a use, so that it stays where it is in
+        // the order of eviction.
+        let lease = self.shelf.lease(swarm)?;
+        let began = tokio::time::Instant::now();
+        let (mut done, mut corrupt, mut next) = (0u64, Vec::new(), Some(0));
+        while let Some(from) = next {
+            let artifact = lease.artifact.clone();
+            let found =
+                self.blocking(move |shelf| shelf.verify_some(&artifact, from, VERIFY_STEP_BYTES)).await?;
+            done += found.bytes;
+            progress(done);
+            corrupt.extend(found.corrupt);
+            next = found.next;
+            let due = Duration::from_secs_f64(done as f64 / bytes_per_second.max(1) as f64);
+            tokio::time::sleep_until(began + due).await;
+        }
+        Ok(corrupt)
+    }
+
+    /// Keeps from eviction, or lets go. Durable when this returns.
     ///
     /// # Errors
     /// `NotFound`.
     pub async fn pin(&self, swarm: SwarmId, pinned: bool) -> Result<()> {
-        unimplemented!()
+        self.blocking(move |shelf| {
+            let lease = shelf.lease(swarm)?;
+            lease.artifact.pinned.store(pinned, Ordering::Release);
+            lease.artifact.mark_entry_dirty();
+            shelf.commit()
+        })
+        .await
     }
 
-    /// Unlinks an artifact.
+    /// Unlinks an artifact. Readers keep what they have open or mapped.
     ///
     /// # Errors
     /// `NotFound`; `Denied` while pinned or leased, unless `force`.
     pub async fn remove(&self, swarm: SwarmId, force: bool) -> Result<()> {
-        unimplemented!()
+        self.blocking(move |shelf| shelf.remove(swarm, force)).await
     }
 
     /// Bytes used, quota, and bytes free on the file system.
     pub fn space(&self) -> Space {
-        unimplemented!()
+        Space {
+            used_bytes: self.shelf.used_bytes(),
+            quota_bytes: self.shelf.limits.quota_bytes,
+            free_bytes: disk_space(&self.shelf.dir).map_or(0, |disk| disk.free_bytes),
+        }
     }
 
-    /// Commits presence and closes the index within `deadline`.
+    /// Commits presence now instead of within the second.
+    ///
+    /// # Errors
+    /// Those of the file system; what could not be committed is tried again.
+    pub async fn sync(&self) -> Result<()> {
+        self.blocking(|shelf| shelf.commit()).await
+    }
+
+    /// Commits presence and closes the index within `deadline`. Later calls are `Unavailable`.
     pub async fn close(&self, deadline: Duration) {
-        unimplemented!()
+        self.shelf.closed.store(true, Ordering::Release);
+        self.shelf.wake.notify_one();
+        let closing = self.blocking(|shelf| {
+            let committed = shelf.commit();
+            shelf.index.lock().take();
+            shelf.lock.lock().take();
+            committed
+        });
+        match tokio::time::timeout(deadline, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(error = %e, "the last commit failed; the journal has what it lacks"),
+            Err(_) => tracing::warn!("the last commit did not end in time; the journal has what it lacks"),
+        }
+    }
+
+    /// Runs `work` on the blocking pool. It runs to its end even if nobody waits any more.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shelf) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shelf = self.shelf.clone();
+        tokio::task::spawn_blocking(move || work(&shelf)).await.map_err(cut_short)?
+    }
+}
+
+impl Shelf {
+    /// Takes the directory and finds out what is in it.
+    fn open(dir: PathBuf, config: &StoreConfig) -> Result<Self> {
+        let at = || format!("data directory {} cannot be made", dir.display());
+        for below in ["artifacts", "models"] {
+            std::fs::create_dir_all(dir.join(below)).at(at)?;
+        }
+        let dir = dir.canonicalize().at(at)?;
+        let lock = DirLock::take(&dir.join("lock"))?;
+        let limits = Limits::new(config, disk_space(&dir)?.total_bytes)?;
+        let index = Self::open_index(&dir.join("index.redb"))?;
+        let shelf = Self::new(dir, limits, lock, index);
+        shelf.recover()?;
+        Ok(shelf)
+    }
+}
+
+fn cut_short(e: tokio::task::JoinError) -> Error {
+    let kind = if e.is_panic() { ErrorKind::UNAVAILABLE } else { ErrorKind::Cancelled };
+    Error::with_source(kind, "work of the store was cut short", e)
+}
+
+/// Commits every second, sooner when much was written, until the store is closed or dropped.
+async fn commit_forever(shelf: Weak<Shelf>) {
+    loop {
+        let Some(open) = shelf.upgrade() else { return };
+        if open.closed.load(Ordering::Acquire) {
+            return;
+        }
+        // Only the wish to be woken outlives the strong reference's use: a dropped store ends the task
+        // at the next tick.
+        let _ = tokio::time::timeout(COMMIT_INTERVAL, open.wake.notified()).await;
+        let committed = tokio::task::spawn_blocking(move || open.commit()).await;
+        match committed {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                tracing::warn!(error = %e, "presence could not be committed; trying again");
+                tokio::time::sleep(COMMIT_INTERVAL).await;
+            }
+            // The runtime is shutting down.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Re-hashes what a crash left in doubt, one artifact after the other.
+async fn recheck_in_background(shelf: Weak<Shelf>) {
+    let Some(open) = shelf.upgrade() else { return };
+    let doubtful = open.in_doubt();
+    drop(open);
+    for artifact in doubtful {
+        let Some(open) = shelf.upgrade() else { return };
+        let name = artifact.name();
+        match tokio::task::spawn_blocking(move || open.recheck_all(&artifact)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                tracing::warn!(artifact = %name, error = %e, "what a crash left cannot be re-hashed now")
+            }
+            Err(_) => return,
+        }
     }
 }
 
@@ -200,29 +403,57 @@ pub struct Published {
 pub struct Lease {
     /// The artifact.
     pub swarm: SwarmId,
+    artifact: Arc<Artifact>,
 }
 
-#[expect(clippy::unimplemented, unused_variables, reason = "the signatures come first")]
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "lease on {}", self.artifact.name())
+    }
+}
+
 #[async_trait]
 impl ChunkStore for Store {
     fn inventory(&self, swarm: SwarmId) -> Result<Inventory> {
-        let _: Option<ChunkSet> = None;
-        unimplemented!()
+        Ok(self.shelf.artifact(swarm)?.inventory())
     }
 
     async fn read(&self, swarm: SwarmId, index: u32) -> Result<(ChunkHash, Bytes)> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        self.blocking(move |shelf| shelf.read_chunk(&artifact, index)).await
     }
 
     async fn write(&self, swarm: SwarmId, index: u32, chunk: VerifiedChunk) -> Result<()> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        self.blocking(move |shelf| shelf.write_chunk(&artifact, index, &chunk)).await
     }
 
     async fn adopt(&self, swarm: SwarmId, index: u32, hash: ChunkHash) -> Result<bool> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        self.blocking(move |shelf| shelf.adopt_chunk(&artifact, index, hash)).await
     }
 
     fn discard(&self, swarm: SwarmId, index: u32) -> Result<()> {
-        unimplemented!()
+        let artifact = self.shelf.artifact(swarm)?;
+        if !self.shelf.drop_chunk(&artifact, index) {
+            return Ok(());
+        }
+        let file = artifact.place(index)?.file;
+        if artifact.state().files[file] != FileState::Published {
+            return Ok(());
+        }
+        // It is out of presence already, so nobody is given the file; its path goes on the blocking
+        // pool where there is one.
+        let shelf = self.shelf.clone();
+        let demote = move || {
+            if let Err(e) = shelf.demote(&artifact, file) {
+                tracing::error!(file = %artifact.file_name(file), error = %e, "a file with a wrong chunk keeps its path");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(demote)),
+            Err(_) => demote(),
+        }
+        Ok(())
     }
 }

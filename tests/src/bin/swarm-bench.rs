@@ -1,1 +1,231 @@
-fn main() {}
+//! `swarm-bench`: how long N nodes take to get a model, against the least that their links allow.
+//!
+//! Arguments and printing; the measurement is in `emberline_tests::swarm_bench`. Needs root, for
+//! network namespaces. What it starts and makes is gone when it ends, also by Ctrl-C.
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use coordinatorless_p2p::{Error, ErrorKind, Result};
+use emberline_tests::{
+    namespaces,
+    swarm_bench::{Contender, Plan, Report, run},
+};
+use serde::Serialize;
+
+/// Measures how fast agents bring one model onto N nodes behind shaped links.
+///
+/// Each agent is a process in its own network namespace; the origin is an nginx in another. All start
+/// cold and are released together; every copy is checked against SHA-256.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// How many nodes want the model.
+    #[arg(long, default_value_t = 4)]
+    nodes: usize,
+    /// Size of the model.
+    #[arg(long, default_value = "512MiB", value_parser = preload_cli::units::parse_bytes)]
+    size: u64,
+    /// Rate of each node's link, up and down: `400mbit`, `1gbit`.
+    #[arg(long, default_value = "400mbit", value_parser = parse_rate)]
+    rate: u64,
+    /// Rate of the origin's link; as `--rate` if not given.
+    #[arg(long, value_parser = parse_rate)]
+    origin_rate: Option<u64>,
+    /// When each node starts, in units of model ÷ link; the last goes for all that follow.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    starts: Vec<f64>,
+    /// Cold nodes that join and pull once all others have the model.
+    #[arg(long, default_value_t = 0)]
+    late: usize,
+    /// Largest IP packet on every link.
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// Use IPv6.
+    #[arg(long)]
+    ipv6: bool,
+    /// Repeat, and print the median.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Measure this as well, in the same way, and print the ratio; or with `--only-rival` instead.
+    #[arg(long, value_enum)]
+    rival: Option<Rival>,
+    /// Leave Emberline out.
+    #[arg(long, requires = "rival")]
+    only_rival: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  swarm-bench --nodes 4 --size 512MiB --rate 400mbit
+  swarm-bench --nodes 8 --rate 200mbit --runs 3 --json
+  swarm-bench --nodes 4 --late 1                          a late joiner, served by its neighbours
+  swarm-bench --nodes 8 --rate 200mbit --starts 0,0.5,0.5,0.75   a wave
+  swarm-bench --nodes 4 --rival curl                      against each node by itself";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rival {
+    /// Each node by itself with curl.
+    Curl,
+}
+
+/// The printed JSON object: the median run, and how far the runs lay apart.
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(flatten)]
+    median: &'a Report,
+    /// Makespan of every run, in order.
+    runs_seconds: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rival: Option<&'a Report>,
+    /// The rival's makespan ÷ ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rival_ratio: Option<f64>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("swarm-bench: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = measure(&arguments) => outcome,
+            () = interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("swarm-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(arguments: &Arguments) -> Result<()> {
+    namespaces::available()?;
+    let ours = plan(arguments, Contender::Emberline);
+    if let Some(warning) = ours.warning() {
+        eprintln!("warning: {warning}");
+    }
+    let rival = arguments.rival.map(|Rival::Curl| plan(arguments, Contender::Curl));
+    if arguments.only_rival {
+        let Some(rival) = rival else { return Err(Error::new(ErrorKind::Invalid, "no rival named")) };
+        let reports = measure_runs(&rival, arguments).await?;
+        return print(arguments, &reports, None);
+    }
+    let reports = measure_runs(&ours, arguments).await?;
+    let rival = match rival {
+        Some(rival) => Some(measure_runs(&rival, arguments).await?),
+        None => None,
+    };
+    print(arguments, &reports, rival.as_deref())
+}
+
+async fn measure_runs(plan: &Plan, arguments: &Arguments) -> Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for round in 0..arguments.runs {
+        let report = run(&Plan { seed: u64::from(round) + 1, ..plan.clone() }).await?;
+        if !arguments.json && arguments.runs > 1 {
+            println!("{} run {}: {:.2} s", report.contender, round + 1, report.makespan_seconds);
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+fn plan(arguments: &Arguments, contender: Contender) -> Plan {
+    Plan {
+        nodes: arguments.nodes,
+        model_bytes: arguments.size,
+        rate: arguments.rate,
+        origin_rate: arguments.origin_rate.unwrap_or(arguments.rate),
+        starts: arguments.starts.clone(),
+        late: arguments.late,
+        contender,
+        mtu: arguments.mtu,
+        ipv6: arguments.ipv6,
+        seed: 1,
+    }
+}
+
+fn print(arguments: &Arguments, reports: &[Report], rival: Option<&[Report]>) -> Result<()> {
+    let median = median(reports)?;
+    let rival = rival.map(|reports| self::median(reports)).transpose()?;
+    let rival_ratio = rival.map(|rival| rival.makespan_seconds / median.makespan_seconds);
+    if !arguments.json {
+        println!("{median}");
+        if let (Some(rival), Some(ratio)) = (rival, rival_ratio) {
+            println!("{rival}\n  {} takes {ratio:.2} × as long", rival.contender);
+        }
+        return Ok(());
+    }
+    let runs_seconds = reports.iter().map(|report| report.makespan_seconds).collect();
+    let text = serde_json::to_string_pretty(&Summary { median, runs_seconds, rival, rival_ratio })
+        .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
+    println!("{text}");
+    Ok(())
+}
+
+/// The run with the median makespan; of an even number the slower one.
+fn median(reports: &[Report]) -> Result<&Report> {
+    let mut sorted: Vec<&Report> = reports.iter().collect();
+    sorted.sort_by(|a, b| a.makespan_seconds.total_cmp(&b.makespan_seconds));
+    sorted.get(sorted.len() / 2).copied().ok_or_else(|| Error::new(ErrorKind::Invalid, "no runs"))
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Reads a rate as tc(8) writes it.
+fn parse_rate(text: &str) -> std::result::Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(split);
+    let scale = match unit.trim() {
+        "bit" => 1.0,
+        "kbit" => 1e3,
+        "mbit" => 1e6,
+        "gbit" => 1e9,
+        _ => return Err(format!("{text:?} is not a rate; write for example 400mbit or 1gbit")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{text:?} is not a rate; write for example 400mbit or 1gbit"))?;
+    let rate = number * scale;
+    // Below, one packet takes seconds; above, no veth pair follows.
+    if !(10_000.0..=1e12).contains(&rate) {
+        return Err(format!("{text:?} is out of range; between 10kbit and 1000gbit"));
+    }
+    Ok(rate as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_tc_writes_them() {
+        assert_eq!(parse_rate("400mbit"), Ok(400_000_000));
+        assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
+        for wrong in ["", "400", "mbit", "1e9mbit", "400mib", "-1mbit", "1bit"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! How a file gets its path, and how it loses it.
+//!
+//! Whole → checked against the origin's digest → durable → 0444 → renamed. Nothing under `files/` or
+//! `models/` ever leads to a file that has not gone this way. A file that lost a chunk goes back to
+//! `partial/` frozen: readers may have it mapped, so it is copied before it is written to again.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use coordinatorless_p2p::ChunkHash;
+
+use super::{
+    Published,
+    artifact::{Artifact, FileState},
+    disk,
+    fault::{Step, reach},
+    journal::{replace_file, sync_dir},
+    shelf::Shelf,
+};
+use crate::{
+    error::{Error, ErrorKind, IoContext, Result},
+    manifest::{DigestCheck, Manifest},
+};
+
+/// Bytes read at a time to check a digest: small enough to stay in the processor's cache.
+const PIECE_BYTES: u32 = 1 << 20;
+
+impl Shelf {
+    /// See [`Store::publish_file`](super::Store::publish_file).
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn publish_file(&self, artifact: &Artifact, file: usize) -> Result<bool> {
+        artifact.file(file)?;
+        self.ensure_open()?;
+        self.recheck(artifact, file)?;
+        let _turn = artifact.file_turn(file);
+        let drops = {
+            let state = artifact.state();
+            if state.is_published(file) {
+                return Ok(false);
+            }
+            let lacks = |what: String| {
+                Err(Error::new(ErrorKind::UNAVAILABLE, format!("{} {what}", artifact.file_name(file))))
+            };
+            match state.files[file] {
+                FileState::Absent => return lacks("was not admitted".to_owned()),
+                _ if !state.is_whole(file) => {
+                    return lacks(format!("is not whole: {} chunks are missing", state.missing(file)));
+                }
+                FileState::Published | FileState::Partial { .. } => {}
+            }
+            state.drops
+        };
+        let at = || format!("{} cannot be opened", artifact.file_name(file));
+        let open = File::options().read(true).write(true).open(artifact.partial_path(file)).at(at)?;
+        self.check_digest(artifact, file, &open)?;
+        self.make_durable(artifact, file, &open)?;
+        if artifact.state().drops != drops && !artifact.state().is_whole(file) {
+            return Err(Error::new(
+                ErrorKind::UNAVAILABLE,
+                format!("{} lost a chunk while it was checked", artifact.file_name(file)),
+            ));
+        }
+        self.give_path(artifact, file)?;
+        Ok(true)
+    }
+
+    fn check_digest(&self, artifact: &Artifact, file: usize, open: &File) -> Result<()> {
+        let entry = artifact.file(file)?;
+        let Some(digest) = entry.digest else { return Ok(()) };
+        let mut check = DigestCheck::new(&digest, entry.size);
+        let mut offset = 0;
+        while offset < entry.size {
+            let len = u64::from(PIECE_BYTES).min(entry.size - offset) as u32;
+            let piece = disk::read_at(open, offset, len)
+                .at(|| format!("{} cannot be read at byte {offset}", artifact.file_name(file)))?;
+            check.update(&piece);
+            offset += u64::from(len);
+        }
+        if check.matches() {
+            return Ok(());
+        }
+        // Either the disk changed a chunk, and only that one is wrong, or the origin sent what it
+        // does not vouch for, and no chunk can be trusted.
+        let rotten = self.find_rot(artifact, file, &|_| {});
+        let named = if rotten.is_empty() { artifact.chunks_of(file).collect() } else { rotten };
+        let whole_file = named.len() == artifact.chunks_of(file).len();
+        for index in &named {
+            self.drop_chunk(artifact, *index);
+        }
+        let what = if whole_file { "all its chunks are".to_owned() } else { format!("chunks {named:?} are") };
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{} does not have the origin's digest; {what} discarded", artifact.file_name(file)),
+        ))
+    }
+
+    /// Chunks of a file that are held and do not have their hash, or cannot be read. `progress` hears
+    /// bytes.
+    pub(super) fn find_rot(&self, artifact: &Artifact, file: usize, progress: &dyn Fn(u64)) -> Vec<u32> {
+        let mut rotten = Vec::new();
+        for index in artifact.chunks_of(file) {
+            let (Ok(place), Some(hash)) = (artifact.place(index), artifact.held_hash(index)) else {
+                continue;
+            };
+            let found = self.read_place(artifact, place).map(|bytes| ChunkHash::of(&bytes));
+            if !matches!(found, Ok(found) if found == hash) {
+                rotten.push(index);
+            }
+            progress(u64::from(place.bytes));
+        }
+        rotten
+    }
+
+    /// Syncs a whole file and the journal that vouches for it.
+    ///
+    /// # Errors
+    /// `Unavailable`; every chunk of the file is in doubt then and re-hashed before a later success.
+    fn make_durable(&self, artifact: &Artifact, file: usize, open: &File) -> Result<()> {
+        reach(Step::BeforeSync);
+        // The handle that was written through may know of an error that a newer one does not.
+        let written = artifact.state().unsynced.get(&file).cloned();
+        let modified = fs::FileTimes::new().set_modified(SystemTime::now());
+        let synced = written
+            .map_or(Ok(()), |w| w.sync_data())
+            .and_then(|()| open.set_times(modified))
+            .and_then(|()| open.set_permissions(Permissions::from_mode(0o444)))
+            .and_then(|()| open.sync_all());
+        if let Err(e) = synced {
+            self.distrust_file(artifact, file);
+            return Err(Error::with_source(
+                ErrorKind::UNAVAILABLE,
+                format!("{} cannot be made durable; it will be re-hashed", artifact.file_name(file)),
+                e,
+            ));
+        }
+        artifact.journal.lock().sync()?;
+        artifact.state().unsynced.remove(&file);
+        reach(Step::AfterSync);
+        Ok(())
+    }
+
+    fn give_path(&self, artifact: &Artifact, file: usize) -> Result<()> {
+        let (from, to) = (artifact.partial_path(file), artifact.published_path(file));
+        let at = || format!("{} cannot be given its path", artifact.file_name(file));
+        let dirs = artifact.dirs_of(file);
+        let mut grown = BTreeSet::new();
+        if let Some(innermost) = dirs.first() {
+            let mut missing = dirs.iter().take_while(|d| !d.exists());
+            grown.extend(missing.by_ref().filter_map(|d| d.parent()).map(PathBuf::from));
+            fs::create_dir_all(innermost).at(at)?;
+            grown.insert(innermost.clone());
+        }
+        reach(Step::BeforeRename);
+        fs::rename(&from, &to).at(at)?;
+        reach(Step::AfterRename);
+        self.forget_handle(artifact, file);
+        artifact.set_file(file, FileState::Published);
+        for dir in grown.iter().rev() {
+            sync_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// See [`Store::publish`](super::Store::publish).
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn publish(&self, artifact: &Artifact, wanted: &[usize]) -> Result<Published> {
+        for file in wanted {
+            artifact.file(*file)?;
+            if !artifact.state().is_published(*file) {
+                return Err(Error::new(
+                    ErrorKind::UNAVAILABLE,
+                    format!("{} is not published", artifact.file_name(*file)),
+                ));
+            }
+        }
+        let manifest = self.seal(artifact)?;
+        let files = artifact.dir.join(super::artifact::FILES_DIR);
+        // An artifact without files is reachable too.
+        fs::create_dir_all(&files).at(|| format!("directory {} cannot be made", files.display()))?;
+        let path = self.link(artifact)?;
+        Ok(Published { path, manifest })
+    }
+
+    /// Writes the manifest once every chunk is known.
+    fn seal(&self, artifact: &Artifact) -> Result<Option<ChunkHash>> {
+        let hashes = {
+            let state = artifact.state();
+            if state.manifest.is_some() {
+                return Ok(state.manifest);
+            }
+            match state.all_hashes() {
+                Some(hashes) => hashes,
+                None => return Ok(None),
+            }
+        };
+        let manifest = Manifest::new((*artifact.blueprint).clone(), hashes)?;
+        self.keep_manifest(artifact, &manifest).map(Some)
+    }
+
+    /// Writes a manifest down, then believes it.
+    ///
+    /// # Errors
+    /// `Full`, and those of the file system.
+    pub(super) fn keep_manifest(&self, artifact: &Artifact, manifest: &Manifest) -> Result<ChunkHash> {
+        let encoded = manifest.encode();
+        let id = ChunkHash::of(&encoded);
+        replace_file(&artifact.dir.join("manifest.new"), &artifact.dir.join("manifest"), &encoded)?;
+        let mut state = artifact.state();
+        state.hashes.clear();
+        state.hashes.extend(manifest.hashes.iter().copied().map(Some));
+        state.manifest = Some(id);
+        Ok(id)
+    }
+
+    /// See [`Store::learn_manifest`](super::Store::learn_manifest).
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn learn_manifest(&self, artifact: &Artifact, manifest: &Manifest) -> Result<()> {
+        let fits = manifest.blueprint == *artifact.blueprint
+            && manifest.hashes.len() == artifact.chunk_count() as usize;
+        if !fits {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("manifest {} is not one of {}", manifest.id().short(), artifact.name()),
+            ));
+        }
+        let wrong: Vec<u32> = {
+            let state = artifact.state();
+            let is_known = state.manifest.is_some();
+            if is_known && state.hashes.iter().flatten().eq(&manifest.hashes) {
+                return Ok(());
+            }
+            let differs = |n: &u32| state.hashes[*n as usize] != Some(manifest.hashes[*n as usize]);
+            state.held.iter().filter(differs).collect()
+        };
+        for index in wrong {
+            tracing::warn!(chunk = index, artifact = %artifact.name(), "a chunk here is not the manifest's; it will be fetched again");
+            self.drop_chunk(artifact, index);
+        }
+        self.demote_broken(artifact)?;
+        {
+            // A suspect that would turn out right would still not be the manifest's.
+            let mut state = artifact.state();
+            state.suspects.retain(|n, hash| manifest.hashes.get(*n as usize) == Some(hash));
+        }
+        self.keep_manifest(artifact, manifest).map(|_| ())
+    }
+
+    /// Takes the path from every published file that is no longer whole.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn demote_broken(&self, artifact: &Artifact) -> Result<()> {
+        let broken: Vec<usize> = {
+            let state = artifact.state();
+            let is_broken = |n: &usize| state.files[*n] == FileState::Published && !state.is_published(*n);
+            (0..state.files.len()).filter(is_broken).collect()
+        };
+        broken.into_iter().try_for_each(|file| self.demote(artifact, file))
+    }
+
+    /// Takes the path from a published file that is no longer whole.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn demote(&self, artifact: &Artifact, file: usize) -> Result<()> {
+        let _turn = artifact.file_turn(file);
+        {
+            let state = artifact.state();
+            if state.files[file] != FileState::Published || state.is_whole(file) {
+                return Ok(());
+            }
+        }
+        tracing::warn!(file = %artifact.file_name(file), leases = artifact.leases.load(std::sync::atomic::Ordering::Relaxed), "a published file lost a chunk and its path");
+        self.unlink_model(artifact)?;
+        let (from, to) = (artifact.published_path(file), artifact.partial_path(file));
+        fs::rename(&from, &to).at(|| format!("{} cannot be taken back", artifact.file_name(file)))?;
+        self.forget_handle(artifact, file);
+        artifact.set_file(file, FileState::Partial { frozen: true });
+        Ok(())
+    }
+
+    /// Makes a frozen file writable: a new file with the chunks that are still good. Whoever has the
+    /// old one mapped keeps it.
+    ///
+    /// # Errors
+    /// `Full`; those of the file system.
+    pub(super) fn thaw(&self, artifact: &Artifact, file: usize) -> Result<()> {
+        let _turn = artifact.file_turn(file);
+        if artifact.state().files[file] != (FileState::Partial { frozen: true }) {
+            return Ok(());
+        }
+        let size = artifact.file(file)?.size;
+        let path = artifact.partial_path(file);
+        let fresh = path.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        if self.copy_good(artifact, file, &fresh).is_err() {
+            // No room for two: give up the chunks rather than the quota.
+            let _ = fs::remove_file(&fresh);
+            for index in artifact.chunks_of(file) {
+                self.drop_chunk(artifact, index);
+            }
+            let at = || format!("{} cannot be begun anew", artifact.file_name(file));
+            artifact.journal.lock().sync()?;
+            fs::remove_file(&path).or_else(ignore_missing).at(at)?;
+            disk::create_preallocated(&fresh, size).at(at)?;
+        }
+        fs::rename(&fresh, &path).at(|| format!("{} cannot be replaced", artifact.file_name(file)))?;
+        self.forget_handle(artifact, file);
+        artifact.set_file(file, FileState::Partial { frozen: false });
+        Ok(())
+    }
+
+    /// Copies what is here of a file, under a charge of its own while both exist.
+    fn copy_good(&self, artifact: &Artifact, file: usize, fresh: &std::path::Path) -> Result<()> {
+        let size = artifact.file(file)?.size;
+        let at = || format!("{} cannot be copied", artifact.file_name(file));
+        let _room = self.borrow_room(super::space::file_charge(size))?;
+        let from = File::open(artifact.partial_path(file)).at(at)?;
+        let to = disk::create_preallocated(fresh, size).at(at)?;
+        for index in artifact.chunks_of(file) {
+            let here = {
+                let state = artifact.state();
+                state.held.contains(index) || state.suspects.contains_key(&index)
+            };
+            if !here {
+                continue;
+            }
+            let place = artifact.place(index)?;
+            let len = u64::from(place.bytes);
+            if !disk::clone_range(&from, place.offset, &to, place.offset, len).at(at)? {
+                let bytes = disk::read_at(&from, place.offset, place.bytes).at(at)?;
+                disk::write_at(&to, &bytes, place.offset).at(at)?;
+            }
+        }
+        to.sync_all().at(at)
+    }
+}
+
+fn ignore_missing(e: std::io::Error) -> std::io::Result<()> {
+    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}

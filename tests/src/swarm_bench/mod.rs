@@ -1,0 +1,161 @@
+//! How long N nodes take to get one model, against the least that their links allow.
+//!
+//! One [`run`] is one measurement: a fresh network of namespaces with shaped links, a fresh model, a
+//! fresh origin, empty directories, a dropped page cache; every output is checked against SHA-256.
+//! Contenders differ only in what moves the bytes. Printing and arguments are the program's.
+
+mod bound;
+mod contender;
+mod report;
+
+use std::{sync::Arc, time::Duration};
+
+use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
+use tempfile::TempDir;
+
+use self::contender::Delivery;
+pub use self::{
+    bound::{Links, lower_bound_seconds},
+    contender::Contender,
+    report::{NodeReport, Report},
+};
+use crate::{
+    model::Model,
+    namespaces::{Namespace, Network, NetworkSpec},
+    nginx::Nginx,
+};
+
+/// Above this sum of node rates two cores are the limit and not the links.
+pub const HONEST_RATE_SUM: u64 = 1_600_000_000;
+
+/// What to measure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Nodes that want the model.
+    pub nodes: usize,
+    /// About how large it is; the report says exactly.
+    pub model_bytes: u64,
+    /// Rate of each node's link, up and down, in bits a second.
+    pub rate: u64,
+    /// Rate of the origin's link.
+    pub origin_rate: u64,
+    /// When each node starts, in units of model ÷ node rate; the last one goes for all that follow.
+    pub starts: Vec<f64>,
+    /// Nodes that start once all others have finished.
+    pub late: usize,
+    /// What moves the bytes.
+    pub contender: Contender,
+    /// Largest IP packet.
+    pub mtu: u32,
+    /// Over IPv6 rather than IPv4.
+    pub ipv6: bool,
+    /// Changes the model's content.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// What to say when the machine rather than the links would be measured.
+    pub fn warning(&self) -> Option<String> {
+        let sum = self.rate.saturating_mul(self.nodes as u64);
+        (sum > HONEST_RATE_SUM).then(|| {
+            format!(
+                "{} nodes × {} Mbit/s is more than {} Mbit/s: two cores will be the limit, not the links",
+                self.nodes,
+                self.rate / 1_000_000,
+                HONEST_RATE_SUM / 1_000_000
+            )
+        })
+    }
+
+    fn start_of(&self, node: usize) -> f64 {
+        self.starts.get(node).or(self.starts.last()).copied().unwrap_or(0.0)
+    }
+}
+
+/// Measures once.
+///
+/// # Errors
+/// `Denied` without root; `Corrupt` when a copy is not the model; what else stops the contender.
+pub async fn run(plan: &Plan) -> Result<Report> {
+    if plan.nodes == 0 || plan.rate < 8 || plan.origin_rate < 8 {
+        return Err(Error::new(ErrorKind::Invalid, "nodes and rates must be more than zero"));
+    }
+    let network = Network::new(NetworkSpec {
+        nodes: plan.nodes + plan.late,
+        node_rate: Some(plan.rate),
+        origin_rate: Some(plan.origin_rate),
+        mtu: plan.mtu,
+    })?;
+    let home = TempDir::with_prefix("emberline-bench-").at(|| "temporary directory".to_owned())?;
+    let model = {
+        let (dir, bytes, seed) = (home.path().join("model"), plan.model_bytes, plan.seed);
+        Arc::new(blocking(move || Model::generate(&dir, bytes, seed)).await?)
+    };
+    drop_page_cache(&model).await?;
+    let host = if plan.ipv6 { Namespace::ipv6 } else { Namespace::ipv4 };
+    let nginx = Nginx::start(&model.dir, network.origin(), host(network.origin())).await?;
+    let early = &network.nodes()[..plan.nodes];
+    let mut field = plan.contender.prepare(home.path(), &nginx.url(), model.clone(), early, host).await?;
+
+    let ideal_seconds = model.bytes() as f64 * 8.0 / plan.rate as f64;
+    let starts: Vec<Duration> =
+        (0..plan.nodes).map(|node| Duration::from_secs_f64(plan.start_of(node) * ideal_seconds)).collect();
+    let sent_before = network.origin().bytes()?.sent;
+    let first = field.deliver(&starts).await?;
+    let sent_after = network.origin().bytes()?.sent;
+    verify(&model, &first).await?;
+
+    let mut late = Vec::new();
+    let mut late_sent = None;
+    if plan.late > 0 {
+        let newcomers = &network.nodes()[plan.nodes..];
+        field.join(newcomers, host).await?;
+        let before = network.origin().bytes()?.sent;
+        late = field.deliver(&vec![Duration::ZERO; plan.late]).await?;
+        late_sent = Some(network.origin().bytes()?.sent - before);
+        verify(&model, &late).await?;
+    }
+    let versions = field.versions();
+    drop(field);
+    let measured = report::Measured {
+        model: &model,
+        first: &first,
+        late: &late,
+        origin_sent: sent_after - sent_before,
+        late_sent,
+        requests: nginx.requests()?,
+        versions,
+    };
+    Ok(Report::new(plan, &measured))
+}
+
+/// Checks every copy, two at a time: as many as there are cores.
+async fn verify(model: &Arc<Model>, deliveries: &[Delivery]) -> Result<()> {
+    for pair in deliveries.chunks(2) {
+        let checks = pair.iter().map(|delivery| {
+            let (model, path) = (model.clone(), delivery.path.clone());
+            blocking(move || model.check_copy(&path))
+        });
+        futures::future::try_join_all(checks).await?;
+    }
+    Ok(())
+}
+
+/// Drops what the kernel keeps of files, then reads the model back in: a store in the cloud would not
+/// wait for this machine's disk.
+async fn drop_page_cache(model: &Arc<Model>) -> Result<()> {
+    let model = model.clone();
+    blocking(move || {
+        rustix::fs::sync();
+        let knob = "/proc/sys/vm/drop_caches";
+        std::fs::write(knob, "3").at(|| knob.to_owned())?;
+        model.check_copy(&model.dir)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::with_source(ErrorKind::Cancelled, "work on the blocking pool", e))?
+}

@@ -1,0 +1,208 @@
+//! What one measurement found, as data and as a table.
+
+use std::fmt::{self, Write};
+
+use serde::Serialize;
+
+use super::{
+    Plan,
+    bound::{Links, lower_bound_seconds},
+    contender::Delivery,
+};
+use crate::{
+    model::{LISTING, Model},
+    nginx::Request,
+};
+
+/// One measurement. Bytes and seconds, rates in Mbit/s.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What moved the bytes.
+    pub contender: &'static str,
+    /// Its version.
+    pub version: String,
+    /// Nodes that started cold and wanted the model.
+    pub nodes: usize,
+    /// Exact size of the model.
+    pub model_bytes: u64,
+    /// Each node's link, up and down.
+    pub rate_mbit: f64,
+    /// The origin's link.
+    pub origin_rate_mbit: f64,
+    /// Largest IP packet.
+    pub mtu: u32,
+    /// From the release until the last node had its copy.
+    pub makespan_seconds: f64,
+    /// The least that the links allow. Assumes that all start at once.
+    pub bound_seconds: f64,
+    /// `makespan_seconds` ÷ `bound_seconds`.
+    pub makespan_ratio: f64,
+    /// What the origin's interface sent while the copies were made. The kernel counts one set of
+    /// headers a batch of segments, so this is payload but for about 0.1 %.
+    pub origin_bytes: u64,
+    /// `origin_bytes` ÷ `model_bytes`.
+    pub origin_ratio: f64,
+    /// Requests that the origin answered, late joiners included.
+    pub origin_requests: usize,
+    /// How often the listing was among them.
+    pub origin_listings: usize,
+    /// What nodes received from each other.
+    pub peer_bytes: u64,
+    /// What was received in vain.
+    pub wasted_bytes: u64,
+    /// CPU time of all nodes, user and system, a GiB delivered. Links that are shaped cost several times
+    /// the CPU of links that are not.
+    pub cpu_seconds_per_gib: f64,
+    /// The largest of the nodes' peaks; 0 for rivals that were not measured.
+    pub peak_rss_bytes: u64,
+    /// Every copy had the right SHA-256: always true, for a measurement without it fails.
+    pub verified: bool,
+    /// Each node.
+    pub per_node: Vec<NodeReport>,
+    /// What the origin sent while late joiners made their copies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_joiner_origin_bytes: Option<u64>,
+    /// The same ÷ `model_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_joiner_origin_ratio: Option<f64>,
+    /// Until the last late joiner had its copy, from when they started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_joiner_seconds: Option<f64>,
+}
+
+/// One node of a measurement.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeReport {
+    /// From the common release until it had its copy.
+    pub finished_seconds: f64,
+    /// From its own start until it had its copy.
+    pub own_seconds: f64,
+    /// `own_seconds` ÷ (model ÷ its link).
+    pub own_ratio: f64,
+    /// What it read from the origin.
+    pub origin_bytes: u64,
+    /// What it received from the others.
+    pub peer_bytes: u64,
+    /// CPU time.
+    pub cpu_seconds: f64,
+    /// The most memory it had resident.
+    pub peak_rss_bytes: u64,
+}
+
+/// What a [`Report`] is computed from.
+pub(super) struct Measured<'a> {
+    pub(super) model: &'a Model,
+    pub(super) first: &'a [Delivery],
+    pub(super) late: &'a [Delivery],
+    pub(super) origin_sent: u64,
+    pub(super) late_sent: Option<u64>,
+    pub(super) requests: Vec<Request>,
+    pub(super) versions: String,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan, measured: &Measured<'_>) -> Self {
+        let model_bytes = measured.model.bytes();
+        let links = Links { nodes: plan.nodes, node_rate: plan.rate, origin_rate: plan.origin_rate };
+        let bound_seconds = lower_bound_seconds(model_bytes, links);
+        let ideal_seconds = model_bytes as f64 * 8.0 / plan.rate as f64;
+        let latest = |all: &[Delivery]| all.iter().map(|d| d.finished.as_secs_f64()).fold(0.0, f64::max);
+        let makespan_seconds = latest(measured.first);
+        let per_node: Vec<NodeReport> = measured
+            .first
+            .iter()
+            .map(|d| NodeReport {
+                finished_seconds: d.finished.as_secs_f64(),
+                own_seconds: d.own.as_secs_f64(),
+                own_ratio: d.own.as_secs_f64() / ideal_seconds,
+                origin_bytes: d.sources.origin,
+                peer_bytes: d.sources.peers,
+                cpu_seconds: d.stats.cpu_seconds,
+                peak_rss_bytes: d.stats.peak_rss_bytes,
+            })
+            .collect();
+        let delivered_gib = model_bytes as f64 * plan.nodes as f64 / f64::from(1 << 30);
+        let everybody = || measured.first.iter().chain(measured.late);
+        Self {
+            contender: plan.contender.name(),
+            version: measured.versions.clone(),
+            nodes: plan.nodes,
+            model_bytes,
+            rate_mbit: plan.rate as f64 / 1e6,
+            origin_rate_mbit: plan.origin_rate as f64 / 1e6,
+            mtu: plan.mtu,
+            makespan_seconds,
+            bound_seconds,
+            makespan_ratio: makespan_seconds / bound_seconds,
+            origin_bytes: measured.origin_sent,
+            origin_ratio: measured.origin_sent as f64 / model_bytes as f64,
+            origin_requests: measured.requests.len(),
+            origin_listings: measured.requests.iter().filter(|r| r.path.ends_with(LISTING)).count(),
+            peer_bytes: measured.first.iter().map(|d| d.sources.peers).sum(),
+            wasted_bytes: measured.first.iter().map(|d| d.sources.wasted).sum(),
+            cpu_seconds_per_gib: per_node.iter().map(|n| n.cpu_seconds).sum::<f64>() / delivered_gib,
+            peak_rss_bytes: everybody().map(|d| d.stats.peak_rss_bytes).max().unwrap_or(0),
+            verified: true,
+            per_node,
+            late_joiner_origin_bytes: measured.late_sent,
+            late_joiner_origin_ratio: measured.late_sent.map(|sent| sent as f64 / model_bytes as f64),
+            late_joiner_seconds: measured.late_sent.map(|_| latest(measured.late)),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let mut line = |name: &str, value: String| writeln!(f, "  {name:<26} {value}");
+        line("contender", format!("{} ({})", self.contender, self.version))?;
+        line(
+            "model, nodes, links",
+            format!(
+                "{:.1} MiB to {} nodes of {} Mbit/s, origin {} Mbit/s, MTU {}",
+                mib(self.model_bytes),
+                self.nodes,
+                self.rate_mbit,
+                self.origin_rate_mbit,
+                self.mtu
+            ),
+        )?;
+        line("last node has published", format!("{:.2} s", self.makespan_seconds))?;
+        line("least the links allow", format!("{:.2} s", self.bound_seconds))?;
+        line("ratio", format!("{:.3}", self.makespan_ratio))?;
+        line("own time ÷ (model ÷ link)", join(self.per_node.iter().map(|n| n.own_ratio)))?;
+        line(
+            "sent by the origin",
+            format!(
+                "{:.1} MiB = {:.3} × the model, {} requests, {} of them listings",
+                mib(self.origin_bytes),
+                self.origin_ratio,
+                self.origin_requests,
+                self.origin_listings
+            ),
+        )?;
+        line(
+            "from peers, in vain",
+            format!("{:.1} MiB, {:.1} MiB", mib(self.peer_bytes), mib(self.wasted_bytes)),
+        )?;
+        line("CPU a GiB delivered", format!("{:.2} s", self.cpu_seconds_per_gib))?;
+        line("peak memory of an agent", format!("{:.1} MiB", mib(self.peak_rss_bytes)))?;
+        if let (Some(bytes), Some(ratio), Some(seconds)) =
+            (self.late_joiner_origin_bytes, self.late_joiner_origin_ratio, self.late_joiner_seconds)
+        {
+            line(
+                "late joiners",
+                format!("{seconds:.2} s, origin sent {:.2} MiB = {ratio:.4} × the model", mib(bytes)),
+            )?;
+        }
+        line("every copy has its SHA-256", self.verified.to_string())
+    }
+}
+
+fn join(numbers: impl Iterator<Item = f64>) -> String {
+    numbers.fold(String::new(), |mut text, number| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{number:.2} ");
+        text
+    })
+}
