@@ -199,6 +199,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.http.validate(self.shutdown_deadline)?;
         self.cluster.validate()?;
+        self.origins.validate()?;
         self.log.directives().map(drop)
     }
 }

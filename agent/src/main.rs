@@ -82,8 +82,11 @@ impl Arguments {
     fn sources(self) -> ConfigSources {
         let one =
             |flag, key, value: Option<String>| value.map(|value| Flag { flag, key, values: vec![value] });
-        let seeds =
-            (!self.seed.is_empty()).then(|| Flag { flag: "--seed", key: "cluster.seeds", values: self.seed });
+        let seeds = (!self.seed.is_empty()).then_some(Flag {
+            flag: "--seed",
+            key: "cluster.seeds",
+            values: self.seed,
+        });
         let flags = [
             one("--data-dir", "data_dir", self.data_dir),
             one("--http", "http.listen", self.http),

@@ -61,5 +61,80 @@ high_watermark = 0.95
 # and ends at this one.
 low_watermark = 0.85
 
+# Where models come from. Credentials are taken from where each service's own tools look for them
+# (AWS_…, GOOGLE_APPLICATION_CREDENTIALS, AZURE_…, HF_TOKEN); they never leave this node.
 [origins]
+# A read that gets no byte for this long has stalled and is tried elsewhere. 5s to 2min.
+stall_timeout = "30s"
+# How long the head of an answer, or one page of a listing, may take. 5s to 2min.
+request_timeout = "30s"
+# Requests under way at once to one host. 4 to 256.
+max_concurrent_requests = 64
+# Further attempts after one that failed for a passing reason. 0 to 10.
+retries = 5
+# The longest wait before one of them.
+max_retry_wait = "2min"
+# Redirects followed for one request. 0 to 20.
+max_redirects = 5
+# Prefixes of references that may be opened, such as "s3://models/" or "file:///models"; empty: all.
+# Redirects to other hosts are held to them too: name the content servers of a Hub as well.
+allow = []
+
+# S3 and everything that speaks it.
+[origins.s3]
+# The service; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS itself.
+#endpoint = "https://s3.example.com"
+# AWS_REGION, AWS_DEFAULT_REGION, else us-east-1.
+#region = "us-east-1"
+# Address buckets as bucket.host instead of host/bucket.
+#virtual_host = true
+# Send no credentials.
+anonymous = false
+# Permit http:// endpoints; those on loopback always are.
+allow_http = false
+# Certificate authorities to trust besides the system's, PEM; AWS_CA_BUNDLE.
+#ca_file = "/etc/emberline/s3-ca.pem"
+# AWS_SHARED_CREDENTIALS_FILE, else ~/.aws/credentials; and its section, AWS_PROFILE, else default.
+#credentials_file = "/etc/emberline/aws-credentials"
+#profile = "default"
+# What differs for single buckets, by name: { models = { endpoint = "https://…", region = "…" } }
+buckets = {}
+
+# Google Cloud Storage.
+[origins.gs]
+# The service; STORAGE_EMULATOR_HOST, else Google itself.
+#endpoint = "https://storage.googleapis.com"
+anonymous = false
+allow_http = false
+#ca_file = "/etc/emberline/gs-ca.pem"
+# A service account key, JSON; else GOOGLE_APPLICATION_CREDENTIALS or the instance's own.
+#service_account_file = "/etc/emberline/gcp.json"
+
+# Azure Blob Storage.
+[origins.az]
+# The storage account, for references that do not name one; AZURE_STORAGE_ACCOUNT_NAME.
+#account = "models"
+# The account's blob service; else https://<account>.blob.core.windows.net.
+#endpoint = "https://models.blob.core.windows.net"
+anonymous = false
+allow_http = false
+#ca_file = "/etc/emberline/az-ca.pem"
+#account_key_file = "/etc/emberline/azure.key"
+
+# Hugging Face Hubs.
+[origins.hf]
+# The Hub; HF_ENDPOINT, else https://huggingface.co.
+#endpoint = "https://huggingface.co"
+# The token; else HF_TOKEN, HF_TOKEN_PATH, $HF_HOME/token.
+#token_file = "/etc/emberline/hf.token"
+# Send no token even where one is to be found.
+anonymous = false
+#ca_file = "/etc/emberline/hub-ca.pem"
+
+# Plain HTTP servers.
+[origins.http]
+#ca_file = "/etc/emberline/http-ca.pem"
+# A bearer token, sent to these hosts ("host" or "host:port") and no other.
+#bearer_token_file = "/etc/emberline/bearer.token"
+bearer_hosts = []
 "#;

@@ -19,8 +19,9 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 /// In front of every variable; `__` goes one level down: `EMBERLINE_CLUSTER__ZONE`.
 const PREFIX: &str = "EMBERLINE_";
 
-/// Variables with our prefix that are not settings of the agent: what the commands themselves read.
-const NOT_SETTINGS: [&str; 6] = ["config", "agent", "agent_url", "token", "token_file", "log"];
+/// Variables with our prefix that are not settings of the agent: what the commands, the crash tests
+/// and the test set-up read.
+const NOT_SETTINGS: [&str; 6] = ["config", "agent", "token_file", "fault", "bin_dir", "test_cache"];
 
 /// Below this likeness a suggestion is noise.
 const LIKENESS: f64 = 0.7;
@@ -188,8 +189,8 @@ fn blame(error: &figment::Error, known: &serde_json::Value) -> Error {
     let source = error.metadata.as_ref().map_or("the defaults", |metadata| &*metadata.name);
     let key = error.path.join(".");
     let message = match &error.kind {
-        Kind::UnknownField(..) => {
-            let advice = match nearest(&key, known) {
+        Kind::UnknownField(_, siblings) => {
+            let advice = match nearest(&key, siblings, known) {
                 Some(nearest) if source.starts_with("variable ") => {
                     format!("; did you mean {}{}?", PREFIX, nearest.replace('.', "__").to_ascii_uppercase())
                 }
@@ -209,8 +210,12 @@ fn blame(error: &figment::Error, known: &serde_json::Value) -> Error {
     Error::new(ErrorKind::Invalid, message)
 }
 
-/// The known key most like `key`, be it misspelt or in a wrong section.
-fn nearest(key: &str, known: &serde_json::Value) -> Option<String> {
+/// The known key most like `key`, be it misspelt or in a wrong section. `siblings` are the keys that
+/// its own section takes.
+fn nearest(key: &str, siblings: &[&str], known: &serde_json::Value) -> Option<String> {
+    let section = key.rsplit_once('.').map_or(String::new(), |(section, _)| format!("{section}."));
+    let mut paths: Vec<String> = siblings.iter().map(|sibling| format!("{section}{sibling}")).collect();
+    key_paths("", known, &mut paths);
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &str| {
         let whole = strsim::jaro_winkler(key, candidate);
@@ -218,14 +223,15 @@ fn nearest(key: &str, known: &serde_json::Value) -> Option<String> {
         let own = strsim::normalized_damerau_levenshtein(&last(key), &last(candidate));
         whole.max(own)
     };
-    let mut paths = Vec::new();
-    key_paths("", known, &mut paths);
-    paths
-        .into_iter()
-        .map(|path| (likeness(&path), path))
-        .filter(|(likeness, _)| *likeness >= LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, path)| path)
+    // The first of equals: siblings come before keys of other sections.
+    let mut best: Option<(f64, String)> = None;
+    for path in paths {
+        let likeness = likeness(&path);
+        if likeness >= LIKENESS && best.as_ref().is_none_or(|(most, _)| likeness > *most) {
+            best = Some((likeness, path));
+        }
+    }
+    best.map(|(_, path)| path)
 }
 
 /// Every key of the defaults, sections included, as `section.key`.

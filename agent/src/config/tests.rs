@@ -93,6 +93,11 @@ fn a_wrong_setting_is_named_with_its_place_and_the_nearest_right_one() {
         ("[http]\nlisten = 'here'", &["`http.listen`", "agent.toml", "socket address"]),
         ("[log]\nformat = 'xml'", &["`log.format`", "xml", "text, json"]),
         ("[store]\nquota_bytes = '12 parsecs'", &["`store.quota_bytes`", "agent.toml", "12 parsecs"]),
+        ("[origins.s3]\nendpiont = 'x'", &["unknown key `origins.s3.endpiont`", "`origins.s3.endpoint`"]),
+        (
+            "[origins.s3.buckets.b]\nregoin = 'x'",
+            &["`origins.s3.buckets.b.regoin`", "`origins.s3.buckets.b.region`"],
+        ),
         ("shutdown_deadline = 'soon'", &["`shutdown_deadline`", "agent.toml"]),
         ("http = 3", &["`http`", "agent.toml"]),
         ("[http", &["agent.toml", "line 1"]),
@@ -177,6 +182,7 @@ fn settings_that_cannot_work_are_refused() {
         &[("EMBERLINE_HTTP__IDLE_TIMEOUT", "0s")],
         &[("EMBERLINE_HTTP__DRAIN_TIMEOUT", "20s")],
         &[("EMBERLINE_LOG__LEVEL", "info,=;=")],
+        &[("EMBERLINE_ORIGINS__MAX_CONCURRENT_REQUESTS", "0")],
     ];
     for case in cases {
         let error = Config::load(&variables(case)).expect_err(&format!("{case:?}"));

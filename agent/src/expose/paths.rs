@@ -246,9 +246,9 @@ fn fill(temporary: &Temporary<'_>, file: &OpenedFile) -> io::Result<Way> {
 
 fn copy(file: &OpenedFile, target: &File) -> io::Result<()> {
     // A disk that is too full says so before the first byte; one that cannot preallocate is asked to write.
-    match rustix::fs::fallocate(target, FallocateFlags::empty(), 0, file.bytes.max(1)) {
-        Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(e.into()),
-        Ok(()) | Err(_) => {}
+    let preallocated = rustix::fs::fallocate(target, FallocateFlags::empty(), 0, file.bytes.max(1));
+    if let Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = preallocated {
+        return Err(e.into());
     }
     target.set_len(file.bytes)?;
     let (mut from, mut at) = (0, 0);

@@ -87,14 +87,12 @@ impl FileBody {
     /// Takes the next window off the segments: at once where that cannot block, else on the pool.
     fn fetch_next(&mut self) {
         match self.segments.front_mut() {
-            None => {}
-            Some(Segment::Literal(bytes)) => {
-                // Only taken when nothing is ready, so that segments keep their order.
-                if self.ready.is_empty() {
-                    self.ready = std::mem::take(bytes);
-                    self.segments.pop_front();
-                }
+            Some(Segment::Literal(bytes)) if self.ready.is_empty() => {
+                self.ready = std::mem::take(bytes);
+                self.segments.pop_front();
             }
+            // A literal waits until nothing is ready, so that segments keep their order.
+            None | Some(Segment::Literal(_)) => {}
             Some(Segment::File(range)) => {
                 let window = range.start..range.end.min(range.start + self.window_bytes);
                 self.window_bytes = WINDOW_BYTES;

@@ -331,7 +331,7 @@ fn follow<T: Job>(
 mod tests {
     use super::*;
 
-    pub(super) fn pull(phase: Phase) -> PullStatus {
+    fn pull(phase: Phase) -> PullStatus {
         PullStatus {
             id: "p1".to_owned(),
             reference: "file:///m".to_owned(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 
 use crate::{
@@ -24,25 +24,25 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Failure {
     status: StatusCode,
     problem: Problem,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Failure {
     /// `status` instead of the one the error's kind maps to.
     pub(super) fn with_status(status: StatusCode, error: &Error) -> Self {
-        Self { status, problem: Problem::from(error), headers: HeaderMap::new() }
+        Self { status, problem: Problem::from(error), headers: Vec::new() }
     }
 
     /// A problem that came ready-made, as a failed pull carries it.
     pub(super) fn of_problem(problem: Problem) -> Self {
         let status = status_of(problem.error_kind());
-        Self { status, problem, headers: HeaderMap::new() }
+        Self { status, problem, headers: Vec::new() }
     }
 
     /// Adds a response header.
     #[must_use]
-    pub(super) fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -75,9 +75,9 @@ impl IntoResponse for Failure {
         if let Some(seconds) = seconds {
             // Whole seconds, rounded up: earlier would be too early.
             let whole = seconds.ceil().clamp(1.0, 86_400.0) as u64;
-            self.headers.insert(header::RETRY_AFTER, HeaderValue::from(whole));
+            self.headers.push((header::RETRY_AFTER, HeaderValue::from(whole)));
         }
-        (self.status, self.headers, Json(self.problem)).into_response()
+        (self.status, AppendHeaders(self.headers), Json(self.problem)).into_response()
     }
 }
 
