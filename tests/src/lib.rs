@@ -1,1 +1,3 @@
-//! x
+//! The test environment of Emberline.
+
+pub mod environment;
