@@ -199,3 +199,32 @@ fn a_password_in_a_url_is_refused_and_not_repeated() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(!error.to_string().contains("canary"), "{error}");
 }
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_where_it_is_named_and_nowhere_else() {
+    let folder = model_folder();
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (pem, key) = (dir.path().join("ca.pem"), dir.path().join("key.pem"));
+    fs::write(&pem, certificate.cert.pem()).unwrap();
+    fs::write(&key, certificate.signing_key.serialize_pem()).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let extra = format!(
+        "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};",
+        pem.display(),
+        key.display()
+    );
+    let _nginx = Nginx::start(folder.path(), &extra).unwrap();
+    let reference = http(&format!("https://localhost:{port}/weights.safetensors"));
+    let with = |ca_file| OriginsConfig {
+        http: HttpOriginConfig { ca_file, ..HttpOriginConfig::default() },
+        ..config()
+    };
+    let got = pull(&*open(with(Some(pem)), &reference)).await;
+    assert!(got["weights.safetensors"] == fs::read(folder.path().join("weights.safetensors")).unwrap());
+    let error = open(with(None), &reference).snapshot().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("ca_file"), "{error}");
+    let error = Origins::new(with(Some(key))).unwrap().open(&reference).err().unwrap();
+    assert!(error.to_string().contains("no certificate"), "{error}");
+}

@@ -7,7 +7,7 @@ use emberline_agent::{
     origin::{OriginsConfig, S3BucketConfig, S3Config},
     reference::Reference,
 };
-use emberline_tests::environment::{Moto, S3_KEY, S3_SECRET, Weed, run_python};
+use emberline_tests::environment::{FaultProxy, Moto, S3_KEY, S3_SECRET, Weed, run_python};
 
 use super::{assert_same, bucket, config, model_folder, on_disk, open, pull, read};
 
@@ -164,4 +164,50 @@ async fn seaweedfs_is_read_with_the_right_credentials_and_by_no_one_else() {
     }
     let error = open(right, &Reference::S3(bucket("nowhere", ""))).snapshot().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+
+    // The variables that every S3 tool reads, in a process of their own.
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "s3::in_an_environment_of_its_own", "--ignored"])
+        .env("AWS_ENDPOINT_URL", weed.url())
+        .env("AWS_ACCESS_KEY_ID", S3_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+        .env("EMBERLINE_TEST_EXPECTED", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs the environment that seaweedfs_is_read_with_the_right_credentials_and_by_no_one_else gives it"]
+async fn in_an_environment_of_its_own() {
+    let expected = on_disk(std::env::var_os("EMBERLINE_TEST_EXPECTED").unwrap().as_ref());
+    assert_same(&pull(&*open(config(), &Reference::S3(bucket("private", "m")))).await, &expected);
+    // The configuration wins over the environment.
+    let settings = s3("http://127.0.0.1:1");
+    let settings = OriginsConfig { retries: 0, ..settings };
+    let error = open(settings, &Reference::S3(bucket("private", "m"))).snapshot().await.unwrap_err();
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_token_is_sent_along_and_signed() {
+    let moto = Moto::start().unwrap();
+    let folder = model_folder();
+    moto.upload("models", folder.path(), "m/").unwrap();
+    let proxy = FaultProxy::start(&moto.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = credentials(dir.path(), "session-key", "session-secret");
+    let text = format!("{}aws_session_token=session-token-1\n", fs::read_to_string(&path).unwrap());
+    fs::write(&path, text).unwrap();
+    let origin = open(signed(&proxy.url(), path), &Reference::S3(bucket("models", "m")));
+    assert_same(&pull(&*origin).await, &on_disk(folder.path()));
+    let seen = proxy.seen();
+    assert!(!seen.is_empty());
+    for request in seen {
+        let head = request.head.to_lowercase();
+        assert!(head.contains("x-amz-security-token: session-token-1"), "{head}");
+        let signed = head.split("signedheaders=").nth(1).unwrap();
+        assert!(signed.split(',').next().unwrap().contains("x-amz-security-token"), "{head}");
+    }
 }
