@@ -1,11 +1,6 @@
 //! Google Cloud Storage: fake-gcs-server, which knows the XML interface that `object_store` lists by.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::{
     Result,
@@ -37,7 +32,7 @@ impl FakeGcs {
             |port, dir| {
                 let data = dir.join("data");
                 fs::create_dir_all(&data).map_err(|e| format!("fake-gcs-server: {e}"))?;
-                symlink_or_copy(folder, &data.join(bucket))?;
+                link_tree(folder, &data.join(bucket))?;
                 let mut command = Command::new(&program);
                 command.args(["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1"]);
                 command.args(["-port", &port.to_string(), "-public-host", &format!("127.0.0.1:{port}")]);
@@ -55,17 +50,19 @@ impl FakeGcs {
     }
 }
 
-/// The server does not follow a symlink to a folder, but does follow those to files.
-fn symlink_or_copy(from: &Path, to: &Path) -> Result<()> {
+/// The server reads no symlinks; hard links save copying where both are on one file system.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
     let wrong = |e: std::io::Error| format!("{}: {e}", from.display());
     fs::create_dir_all(to).map_err(wrong)?;
     for entry in fs::read_dir(from).map_err(wrong)? {
         let entry = entry.map_err(wrong)?;
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            symlink_or_copy(&entry.path(), &target)?;
+            link_tree(&entry.path(), &target)?;
         } else {
-            symlink(entry.path(), &target).map_err(wrong)?;
+            fs::hard_link(entry.path(), &target)
+                .or_else(|_| fs::copy(entry.path(), &target).map(drop))
+                .map_err(wrong)?;
         }
     }
     Ok(())

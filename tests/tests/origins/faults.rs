@@ -7,13 +7,13 @@ use std::{
 
 use emberline_agent::{
     error::ErrorKind,
-    origin::{Origin, Origins, OriginsConfig, S3Config},
+    origin::{Origin, Origins, OriginsConfig},
     reference::Reference,
 };
 use emberline_tests::environment::{Fault, FaultProxy, Moto, Nginx};
 use futures::TryStreamExt;
 
-use super::{bucket, config, model_folder, open, read};
+use super::{bucket, config, model_folder, open, read, s3::s3};
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -224,8 +224,7 @@ async fn an_object_store_that_says_slow_down_is_left_alone_and_then_read() {
     let moto = Moto::start().unwrap();
     moto.upload("models", folder.path(), "m/").unwrap();
     let proxy = FaultProxy::start(&moto.url()).unwrap();
-    let s3 = S3Config { endpoint: Some(proxy.url()), anonymous: true, ..S3Config::default() };
-    let origins = Origins::new(OriginsConfig { s3, ..config() }).unwrap();
+    let origins = Origins::new(s3(&proxy.url())).unwrap();
     let origin = origins.open(&Reference::S3(bucket("models", "m"))).unwrap();
     let slow_down = "HTTP/1.1 503 Slow Down\r\nRetry-After: 1\r\nContent-Length: 60\r\nConnection: close\r\n\r\n\
         <Error><Code>SlowDown</Code><Message>later</Message></Error>";
