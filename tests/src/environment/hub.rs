@@ -130,6 +130,11 @@ impl Hub {
         &self.url
     }
 
+    /// Base URL of the second host, where large files are.
+    pub fn cdn_url(&self) -> String {
+        self.state.cdn.clone()
+    }
+
     /// What `main` stands for.
     pub fn commit(&self) -> String {
         self.state.commit()

@@ -128,9 +128,20 @@ async fn retry_after_holds_every_request_of_this_node_to_that_host() {
         let origins = Origins::new(config()).unwrap();
         let origin = origins.open(&scene.reference()).unwrap();
         let file = origin.snapshot().await.unwrap().files.remove(0);
-        read(&*origin, &file, 0..10).await.unwrap();
         let other = Reference::Http(format!("{}/config.json", scene.proxy.url()).parse().unwrap());
-        whole(&*origins.open(&other).unwrap()).await.unwrap();
+        let other = origins.open(&other).unwrap();
+        let fired = scene.proxy.fired();
+        let someone_else = async {
+            while scene.proxy.fired() == fired {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // The answer is on its way back; whoever asks once it is here must wait.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            whole(&*other).await
+        };
+        let (refused_one, other_one) = tokio::join!(read(&*origin, &file, 0..10), someone_else);
+        refused_one.unwrap();
+        other_one.unwrap();
 
         let seen = &scene.proxy.seen()[before..];
         let refused = seen.iter().position(|s| s.broken).expect("the fault did not fire");

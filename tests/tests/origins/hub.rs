@@ -177,3 +177,49 @@ async fn no_request_goes_out_while_a_hub_asked_to_be_left_alone() {
     let waited = requests[1].at - requests[0].at;
     assert!(waited.as_secs_f64() >= 0.99, "the second came {waited:?} after a Retry-After of 1 s");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoint_and_token_are_taken_from_the_environment() {
+    let settings = HubSettings { token: Some("hf_canary".into()), ..settings() };
+    let hub = Hub::start(settings.clone()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for file in &settings.files {
+        let path = dir.path().join(&file.path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &file.bytes).unwrap();
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "hub::in_an_environment_of_its_own", "--ignored"])
+        .env("HF_ENDPOINT", hub.url())
+        .env("HF_TOKEN", "hf_canary")
+        .env("EMBERLINE_TEST_EXPECTED", dir.path());
+    let child = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs the environment that endpoint_and_token_are_taken_from_the_environment gives it"]
+async fn in_an_environment_of_its_own() {
+    let expected = on_disk(std::env::var_os("EMBERLINE_TEST_EXPECTED").unwrap().as_ref());
+    assert_same(&pull(&*open(config(), &repo("org/name", "main", HubKind::Model))).await, &expected);
+}
+
+#[tokio::test]
+async fn a_content_server_off_the_allow_list_is_refused_until_it_is_named() {
+    let settings = settings();
+    let hub = Hub::start(settings.clone()).await.unwrap();
+    let reference = repo("org/name", "main", HubKind::Model);
+    let strict = OriginsConfig { allow: vec!["hf://org/".into()], ..hf(hub.url()) };
+    let origin = open(strict.clone(), &reference);
+    let snapshot = origin.snapshot().await.unwrap();
+    let large = snapshot.files.iter().find(|f| f.path.as_str() == "weights.safetensors").unwrap();
+    let error = read(&*origin, large, 0..10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("origins.allow"), "{error}");
+    assert!(hub.requests().iter().all(|r| r.host == "hub"));
+
+    let named = OriginsConfig { allow: vec!["hf://org/".into(), hub.cdn_url()], ..strict };
+    assert_same(&pull(&*open(named, &reference)).await, &contents(&settings));
+}
