@@ -25,7 +25,7 @@ use url::Url;
 
 use super::{
     Origin, changed,
-    client::{Answer, Ask, Client, kind_of, same_place},
+    client::{Answer, Ask, Client, host_key, kind_of, same_place},
     config::HubConfig,
     guard::{parse_endpoint, shown},
     http::{ranged_body, set_range},
@@ -339,26 +339,24 @@ impl HubOrigin {
                 format!("has no file {}", file.map_or("of that name", |f| f.path.as_str())),
             ),
             "DisabledRepo" => (ErrorKind::Denied, "was disabled by the Hub".to_owned()),
-            _ => self.by_status(status, answer.response.headers(), asked_with),
+            _ => by_status(&answer, asked_with),
         };
         Err(Error::new(kind, format!("{reference} {why}{said}")))
     }
+}
 
-    fn by_status(&self, status: StatusCode, headers: &HeaderMap, asked_with: &str) -> (ErrorKind, String) {
-        let host = shown(&self.access.endpoint);
-        // A status below 400 here is one that no redirect rule covers.
-        let kind = kind_of(status, headers).unwrap_or(ErrorKind::Invalid);
-        let why = match kind {
-            ErrorKind::Denied => {
-                format!("may not be read: {host} answers {status}; asked with {asked_with}")
-            }
-            ErrorKind::NotFound => {
-                format!("is not at {host}: check name and revision; asked with {asked_with}")
-            }
-            _ => format!("cannot be read: {host} answers {status}"),
-        };
-        (kind, why)
-    }
+/// What an answer without a code of the Hub's own means: it may be from where the Hub redirected to.
+fn by_status(answer: &Answer, asked_with: &str) -> (ErrorKind, String) {
+    let host = host_key(answer.response.url());
+    let status = answer.status();
+    // A status below 400 here is one that no redirect rule covers.
+    let kind = kind_of(status, answer.response.headers()).unwrap_or(ErrorKind::Invalid);
+    let why = match kind {
+        ErrorKind::Denied => format!("may not be read: {host} answers {status}; asked with {asked_with}"),
+        ErrorKind::NotFound => format!("is not at {host}: check name and revision; asked with {asked_with}"),
+        _ => format!("cannot be read: {host} answers {status}"),
+    };
+    (kind, why)
 }
 
 #[async_trait]

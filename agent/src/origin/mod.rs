@@ -31,6 +31,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -132,6 +133,17 @@ impl Origins {
     /// What each origin has cost since this node started.
     pub fn counters(&self) -> Vec<OriginCounters> {
         self.inner.ledger.read()
+    }
+
+    /// The hosts, `name:port`, that asked this node to be left alone, and for how long still: what other
+    /// nodes should know before they ask.
+    pub fn holds(&self) -> Vec<(String, Duration)> {
+        self.inner.hosts.held()
+    }
+
+    /// Sends nothing to `host`, `name:port`, for `duration`, as another node was asked to. Never shortens a hold.
+    pub fn hold(&self, host: &str, duration: Duration) {
+        self.inner.hosts.host(host).hold(duration);
     }
 }
 

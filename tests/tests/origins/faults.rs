@@ -252,3 +252,20 @@ async fn an_object_store_that_says_slow_down_is_left_alone_and_then_read() {
     assert_eq!((counted.scheme, counted.origin.as_str(), counted.listings), ("s3", "models", 2));
     assert_eq!(counted.bytes, file.size);
 }
+
+#[tokio::test]
+async fn a_hold_that_another_node_was_asked_for_binds_this_one() {
+    let scene = Scene::new();
+    let host = scene.proxy.url().trim_start_matches("http://").to_owned();
+    let (asked, told) = (Origins::new(config()).unwrap(), Origins::new(config()).unwrap());
+    let answer = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    scene.proxy.inject("HEAD", Fault::Answer(answer.into()));
+    whole(&*asked.open(&scene.reference()).unwrap()).await.unwrap_err();
+    for (held, left) in asked.holds() {
+        assert_eq!(held, host);
+        told.hold(&held, left);
+    }
+    let error = whole(&*told.open(&scene.reference()).unwrap()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable { retry_after: Some(_) }), "{error}");
+    assert_eq!((scene.proxy.fired(), scene.proxy.seen().len()), (1, 1));
+}
