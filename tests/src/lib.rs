@@ -8,6 +8,7 @@ pub mod agent_process;
 pub mod binaries;
 pub mod client;
 pub mod cluster;
+pub mod environment;
 pub mod model;
 pub mod module_graph;
 pub mod namespaces;

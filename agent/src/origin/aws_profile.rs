@@ -10,7 +10,7 @@ use std::{
 
 use object_store::aws::AmazonS3Builder;
 
-use super::{config::S3Config, hub::non_empty_var};
+use super::{config::S3Config, secrets::non_empty_var};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// The largest file that is read, in bytes.

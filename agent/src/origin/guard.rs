@@ -51,12 +51,11 @@ impl AllowList {
         if self.0.is_empty() {
             return true;
         }
-        let allowed = self.0.iter().filter_map(|p| p.strip_prefix("file://")).any(|prefix| {
+        self.0.iter().filter_map(|p| p.strip_prefix("file://")).any(|prefix| {
             // The allowed directory may itself be a symlink: compare where it leads.
             path.starts_with(prefix)
                 || Path::new(prefix).canonicalize().is_ok_and(|real| path.starts_with(real))
-        });
-        allowed
+        })
     }
 
     /// # Errors
@@ -148,9 +147,15 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(v4)) => v4.is_loopback(),
         Some(Host::Ipv6(v6)) => v6.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(name)) => is_localhost(name),
         None => false,
     }
+}
+
+/// Whether a name is this machine by RFC 6761, whatever a resolver would say of it.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 fn refusal(host: &str, address: IpAddr) -> Error {
@@ -173,6 +178,10 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let host = name.as_str().to_owned();
+            if is_localhost(&host) {
+                let here = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                return Ok(Box::new(here.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs);
+            }
             let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             // One bad address condemns the name: a mixed answer is how rebinding works.
             if let Some(bad) = found.iter().find(|a| is_metadata(a.ip())) {
@@ -246,8 +255,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_resolves_to_loopback_is_answered() {
-        let name: Name = "localhost".parse().unwrap();
-        assert!(GuardedResolver.resolve(name).await.unwrap().next().is_some());
+    async fn names_below_localhost_are_this_machine() {
+        for name in ["localhost", "bucket.s3.localhost", "LOCALHOST."] {
+            let found: Vec<_> = GuardedResolver.resolve(name.parse().unwrap()).await.unwrap().collect();
+            assert!(!found.is_empty() && found.iter().all(|a| a.ip().is_loopback()), "{name}: {found:?}");
+        }
     }
 }

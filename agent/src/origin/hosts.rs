@@ -53,6 +53,15 @@ impl Hosts {
         entries.insert(host.to_owned(), state.clone());
         state
     }
+
+    /// The hosts that asked to be left alone, by name and for how long still.
+    pub(crate) fn held(&self) -> Vec<(String, Duration)> {
+        let entries = unpoisoned(&self.entries);
+        let mut held: Vec<_> =
+            entries.values().filter_map(|host| Some((host.name.clone(), host.held_for()?))).collect();
+        held.sort();
+        held
+    }
 }
 
 impl HostState {
@@ -109,6 +118,7 @@ mod tests {
         hosts.host("a").hold(Duration::from_secs(10));
         hosts.host("a").hold(Duration::from_secs(3));
         hosts.host("b").pass(Duration::MAX).await.unwrap();
+        assert_eq!(hosts.held(), [("a".to_owned(), Duration::from_secs(10))]);
         assert_eq!(start.elapsed(), Duration::ZERO);
         hosts.host("a").pass(Duration::from_secs(60)).await.unwrap();
         assert!(start.elapsed() >= Duration::from_secs(10));

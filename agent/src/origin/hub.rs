@@ -9,7 +9,6 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    path::{Path, PathBuf},
     sync::{Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
@@ -17,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -25,110 +24,30 @@ use url::Url;
 
 use super::{
     Origin, changed,
-    client::{Answer, Ask, Client, kind_of, same_place},
-    config::HubConfig,
-    guard::{parse_endpoint, shown},
+    client::{Answer, Ask, Client, host_key, kind_of, same_place},
+    guard::shown,
     http::{ranged_body, set_range},
     listing,
+    secrets::HubAccess,
 };
 use crate::{
-    error::{Error, ErrorKind, IoContext, Result},
+    error::{Error, ErrorKind, Result},
     reference::{HubKind, HubRepo},
     snapshot::{Digest, FileVersion, RelativePath, Snapshot, SnapshotFile},
 };
 
-/// Where models are if nobody says otherwise.
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// The longest page of a listing, in bytes.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 /// The most pages of one listing.
 const MAX_PAGES: usize = 4096;
-/// The longest token, in bytes.
-const MAX_TOKEN_BYTES: u64 = 8 << 10;
 /// How long the place that a file was redirected to is asked directly. Hubs sign such URLs for an hour;
 /// going back every few minutes costs one request and keeps revoked access short.
 const REDIRECT_LIFETIME: Duration = Duration::from_secs(300);
 /// Everything but what stands unencoded in a path segment. A `/` in a branch name is encoded.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What a Hub is asked with: where it is, and who asks.
-#[derive(Clone)]
-pub(super) struct HubAccess {
-    pub(super) endpoint: Url,
-    authorization: Option<HeaderValue>,
-    token_source: &'static str,
-}
-
-impl HubAccess {
-    /// From settings, else from the environment, as the Hub's own client reads it.
-    ///
-    /// # Errors
-    /// `Invalid` for an endpoint that is no URL; reading a token file that was named.
-    pub(super) fn new(config: &HubConfig) -> Result<Self> {
-        let endpoint = match &config.endpoint {
-            Some(text) => parse_endpoint("origins.hf.endpoint", text)?,
-            None => match non_empty_var("HF_ENDPOINT") {
-                Some(text) => parse_endpoint("HF_ENDPOINT", &text)?,
-                None => parse_endpoint("the default Hub", DEFAULT_ENDPOINT)?,
-            },
-        };
-        let (token, token_source) = if config.anonymous { (None, "no token") } else { find_token(config)? };
-        let authorization = token.map(|token| bearer(&token, token_source)).transpose()?;
-        Ok(Self { endpoint, authorization, token_source })
-    }
-}
-
-/// An `Authorization` header that debug output never shows.
-///
-/// # Errors
-/// `Invalid` when the token has what no header can carry; it is not repeated.
-pub(super) fn bearer(token: &str, source: &str) -> Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-        Error::new(ErrorKind::Invalid, format!("the token from {source} has characters that no token has"))
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Reads a small secret and trims it.
-///
-/// # Errors
-/// As reading the file; `Invalid` when it is empty or too long to be one.
-pub(super) fn read_secret(path: &Path) -> Result<String> {
-    let size = std::fs::metadata(path).at(|| format!("secret file {}", path.display()))?.len();
-    if size > MAX_TOKEN_BYTES {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is too long to be a secret", path.display())));
-    }
-    let text = std::fs::read_to_string(path).at(|| format!("secret file {}", path.display()))?;
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(Error::new(ErrorKind::Invalid, format!("secret file {} is empty", path.display())));
-    }
-    Ok(text.to_owned())
-}
-
-pub(super) fn non_empty_var(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
-}
-
-fn find_token(config: &HubConfig) -> Result<(Option<String>, &'static str)> {
-    if let Some(path) = &config.token_file {
-        return Ok((Some(read_secret(path)?), "origins.hf.token_file"));
-    }
-    for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
-        if let Some(token) = non_empty_var(name) {
-            return Ok((Some(token), name));
-        }
-    }
-    let home = || non_empty_var("HOME").map(|home| Path::new(&home).join(".cache/huggingface"));
-    let file = non_empty_var("HF_TOKEN_PATH")
-        .map(PathBuf::from)
-        .or_else(|| non_empty_var("HF_HOME").map(PathBuf::from).or_else(home).map(|d| d.join("token")));
-    match file.filter(|path| path.is_file()) {
-        Some(path) => Ok((Some(read_secret(&path)?), "the Hub's token file")),
-        None => Ok((None, "no token")),
-    }
-}
+/// A file of one commit: the commit, and the path in it.
+type Pinned = (String, RelativePath);
 
 /// One repository at one revision.
 pub(super) struct HubOrigin {
@@ -137,8 +56,8 @@ pub(super) struct HubOrigin {
     reference: String,
     repo: HubRepo,
     patience: Duration,
-    /// Where files were redirected to lately.
-    targets: Mutex<HashMap<RelativePath, (Url, Instant)>>,
+    /// Where files of a commit were redirected to lately.
+    targets: Mutex<HashMap<Pinned, (Url, Instant)>>,
     warned_of_ignored_range: AtomicBool,
 }
 
@@ -262,30 +181,31 @@ impl HubOrigin {
         ))
     }
 
-    /// Where `path` was redirected to, if that was lately.
-    fn known_target(&self, path: &RelativePath) -> Option<Url> {
+    /// Where `file` was redirected to, if that was lately.
+    fn known_target(&self, file: &Pinned) -> Option<Url> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let (url, since) = targets.get(path)?;
+        let (url, since) = targets.get(file)?;
         if since.elapsed() < REDIRECT_LIFETIME {
             return Some(url.clone());
         }
-        targets.remove(path);
+        targets.remove(file);
         None
     }
 
-    fn forget_target(&self, path: &RelativePath) {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    fn forget_target(&self, file: &Pinned) {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
     }
 
     /// Asks for a range, at the place the file was redirected to lately where there is one.
     async fn ask_range(&self, file: &SnapshotFile, commit: &str, range: &Range<u64>) -> Result<Answer> {
-        if let Some(target) = self.known_target(&file.path) {
+        let pinned = (commit.to_owned(), file.path.clone());
+        if let Some(target) = self.known_target(&pinned) {
             let mut ask = Ask::get(target);
             set_range(&mut ask, range)?;
             match self.client.send(ask).await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 // The signature ran out, or the server did: the Hub names another place.
-                Ok(_) | Err(_) => self.forget_target(&file.path),
+                Ok(_) | Err(_) => self.forget_target(&pinned),
             }
         }
         let url = self.file_url(commit, &file.path)?;
@@ -295,7 +215,7 @@ impl HubOrigin {
         let last = answer.response.url();
         if answer.status().is_success() && !same_place(last, &url) {
             let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-            targets.insert(file.path.clone(), (last.clone(), Instant::now()));
+            targets.insert(pinned, (last.clone(), Instant::now()));
         }
         Ok(answer)
     }
@@ -335,26 +255,24 @@ impl HubOrigin {
                 format!("has no file {}", file.map_or("of that name", |f| f.path.as_str())),
             ),
             "DisabledRepo" => (ErrorKind::Denied, "was disabled by the Hub".to_owned()),
-            _ => self.by_status(status, answer.response.headers(), asked_with),
+            _ => by_status(&answer, asked_with),
         };
         Err(Error::new(kind, format!("{reference} {why}{said}")))
     }
+}
 
-    fn by_status(&self, status: StatusCode, headers: &HeaderMap, asked_with: &str) -> (ErrorKind, String) {
-        let host = shown(&self.access.endpoint);
-        // A status below 400 here is one that no redirect rule covers.
-        let kind = kind_of(status, headers).unwrap_or(ErrorKind::Invalid);
-        let why = match kind {
-            ErrorKind::Denied => {
-                format!("may not be read: {host} answers {status}; asked with {asked_with}")
-            }
-            ErrorKind::NotFound => {
-                format!("is not at {host}: check name and revision; asked with {asked_with}")
-            }
-            _ => format!("cannot be read: {host} answers {status}"),
-        };
-        (kind, why)
-    }
+/// What an answer without a code of the Hub's own means: it may be from where the Hub redirected to.
+fn by_status(answer: &Answer, asked_with: &str) -> (ErrorKind, String) {
+    let host = host_key(answer.response.url());
+    let status = answer.status();
+    // A status below 400 here is one that no redirect rule covers.
+    let kind = kind_of(status, answer.response.headers()).unwrap_or(ErrorKind::Invalid);
+    let why = match kind {
+        ErrorKind::Denied => format!("may not be read: {host} answers {status}; asked with {asked_with}"),
+        ErrorKind::NotFound => format!("is not at {host}: check name and revision; asked with {asked_with}"),
+        _ => format!("cannot be read: {host} answers {status}"),
+    };
+    (kind, why)
 }
 
 #[async_trait]
@@ -463,6 +381,8 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn link(text: &str) -> Option<String> {
@@ -488,13 +408,5 @@ mod tests {
         let entry = |json: &str| described(serde_json::from_str(json).unwrap(), "c");
         assert!(entry(r#"{"type":"file","path":"a","size":1,"oid":"abc"}"#).is_err());
         assert!(entry(r#"{"type":"file","path":"../a","size":1}"#).is_err());
-    }
-
-    #[test]
-    fn a_token_is_never_shown() {
-        let value = bearer("hf_canary", "HF_TOKEN").unwrap();
-        assert!(!format!("{value:?}").contains("canary"));
-        let error = bearer("hf_\ncanary", "HF_TOKEN").unwrap_err().to_string();
-        assert!(error.contains("HF_TOKEN") && !error.contains("canary"));
     }
 }

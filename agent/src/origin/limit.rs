@@ -52,3 +52,38 @@ impl<O: Origin> Origin for Limit<O> {
             .boxed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+    use crate::origin::{exact::Exact, file::FileOrigin, guard::AllowList};
+
+    #[tokio::test]
+    async fn a_read_keeps_its_place_until_its_stream_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("m"), b"weights").unwrap();
+        let inner = FileOrigin::new("m".into(), dir.path().to_owned(), AllowList::default());
+        let limited = Limit { inner: Exact(inner), permits: Arc::new(Semaphore::new(1)) };
+        let file = limited.snapshot().await.unwrap().files.remove(0);
+        let first = limited.read(&file, 0..7).await.unwrap();
+        let mut second = pin!(limited.read(&file, 0..7));
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(first);
+        assert!(second.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_range_that_is_not_in_the_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("m"), b"weights").unwrap();
+        let origin = Exact(FileOrigin::new("m".into(), dir.path().to_owned(), AllowList::default()));
+        let file = origin.snapshot().await.unwrap().files.remove(0);
+        // Past the end by one, and backwards.
+        for (start, end) in [(0, 8), (5, 4)] {
+            let refused = origin.read(&file, start..end).await.err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        }
+    }
+}

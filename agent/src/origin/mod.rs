@@ -3,7 +3,9 @@
 //! Retry, limits, stall time-outs and counting are decorators of the one trait. An origin never
 //! mixes two versions: every read is pinned to what the snapshot saw.
 //!
-//!     retry → limit → count → stall → exact → file | http | object (S3, GCS, Azure) | hub
+//! ```text
+//! retry → limit → count → stall → exact → file | http | object (S3, GCS, Azure) | hub
+//! ```
 //!
 //! Everything that speaks HTTP goes out through one client, which refuses metadata addresses, checks
 //! every hop of a redirect, and leaves a host alone for as long as it asked to be.
@@ -11,6 +13,7 @@
 mod aws_profile;
 mod client;
 mod config;
+mod connector;
 mod count;
 mod exact;
 mod file;
@@ -23,6 +26,7 @@ mod listing;
 mod object;
 mod patterns;
 mod retry;
+mod secrets;
 mod stall;
 mod stores;
 
@@ -31,6 +35,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -49,7 +54,8 @@ pub use listing::{LISTING_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
 
 use client::Client;
-use stores::{Store, Ways};
+use connector::Ways;
+use stores::Store;
 
 /// Stores kept open; beyond it all are opened anew.
 const MAX_STORES: usize = 256;
@@ -133,6 +139,17 @@ impl Origins {
     pub fn counters(&self) -> Vec<OriginCounters> {
         self.inner.ledger.read()
     }
+
+    /// The hosts, `name:port`, that asked this node to be left alone, and for how long still: what other
+    /// nodes should know before they ask.
+    pub fn holds(&self) -> Vec<(String, Duration)> {
+        self.inner.hosts.held()
+    }
+
+    /// Sends nothing to `host`, `name:port`, for `duration`, as another node was asked to. Never shortens a hold.
+    pub fn hold(&self, host: &str, duration: Duration) {
+        self.inner.hosts.host(host).hold(duration);
+    }
 }
 
 impl Inner {
@@ -188,7 +205,7 @@ impl Inner {
         let is_known = |known: &String| Some(known.as_str()) == url.host_str() || *known == host;
         let authorization = match &config.bearer_token_file {
             Some(path) if config.bearer_hosts.iter().any(is_known) => {
-                Some(hub::bearer(&hub::read_secret(path)?, "origins.http.bearer_token_file")?)
+                Some(secrets::bearer(&secrets::read(path)?, "origins.http.bearer_token_file")?)
             }
             _ => None,
         };
@@ -205,7 +222,7 @@ impl Inner {
             crate::reference::HubKind::Space => "spaces/",
         };
         self.allow.check(&format!("hf://{kind}{}@{}", repo.name, repo.revision))?;
-        let access = hub::HubAccess::new(&self.config.hf)?;
+        let access = secrets::HubAccess::new(&self.config.hf)?;
         guard::check_url(&access.endpoint)?;
         let host = client::host_key(&access.endpoint);
         let client = self.ways(self.config.hf.ca_file.clone())?.client;
@@ -245,6 +262,7 @@ impl Inner {
         let made = Ways {
             client: Client::new(&self.config, authorities, self.hosts.clone(), self.allow.clone())?,
             credentials: client::pool(&self.config, authorities, false)?,
+            patience: self.config.stall_timeout,
         };
         all.insert(ca_file, made.clone());
         Ok(made)

@@ -1,39 +1,30 @@
-//! Clients for object stores: where a bucket is, with which credentials, over our own HTTP.
+//! Clients for object stores: where a bucket is, and with which credentials.
 //!
-//! Owns the merging of settings and environment, and the words for what a store answers. The requests
-//! themselves, and their signatures, are `object_store`'s; that they pass our limits is
-//! [`Connector`]'s. Credentials live inside the library's client and nowhere else.
+//! Owns the merging of settings and environment. The requests themselves, and their signatures, are
+//! `object_store`'s; that they pass our limits is [`Connector`]'s. Credentials live inside the library's
+//! client and nowhere else.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
-use async_trait::async_trait;
-use futures::TryFutureExt;
-use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
 use object_store::{
     ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
-    client::{
-        ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-        HttpResponseBody, HttpService,
-    },
+    client::ClientOptions,
     gcp::GoogleCloudStorageBuilder,
 };
 use url::Url;
 
 use super::{
     aws_profile::{self, Profile},
-    client::{self, Client, host_key},
+    client::host_key,
     config::{AzConfig, GsConfig, S3Config},
+    connector::{Connector, Ways},
     guard::{is_loopback, parse_endpoint},
-    hub::{non_empty_var, read_secret},
     object,
+    secrets::{non_empty_var, read as read_secret},
 };
 use crate::error::{Error, ErrorKind, Result};
-
-/// How long a credential service may take in all; it is near, or it is not there.
-const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bucket that can be asked, and what with.
 pub(super) struct Store {
@@ -56,13 +47,6 @@ impl Store {
         };
         Error::new(kind, text)
     }
-}
-
-/// The two ways out: to the store, and to the services that hand out credentials.
-#[derive(Debug, Clone)]
-pub(super) struct Ways {
-    pub(super) client: Client,
-    pub(super) credentials: reqwest::Client,
 }
 
 /// A store of S3's protocol.
@@ -358,129 +342,6 @@ fn check_name(what: &str, name: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Invalid, format!("{what} {name:?} has characters that no {what} has")))
 }
 
-/// Gives `object_store` our HTTP.
-#[derive(Debug, Clone)]
-struct Connector {
-    ways: Ways,
-    /// The store's own host; everything else asked for is credentials.
-    host: String,
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait]
-impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
-        let (parts, body) = request.into_parts();
-        let url: Url = (parts.uri.to_string().parse())
-            .map_err(|e| failed(Error::with_source(ErrorKind::Invalid, "URL of the object store", e)))?;
-        let is_store = host_key(&url) == self.host;
-        let mut request = reqwest::Request::new(parts.method, url);
-        *request.headers_mut() = parts.headers;
-        if let Some(bytes) = body.as_bytes().filter(|bytes| !bytes.is_empty()) {
-            *request.body_mut() = Some(bytes.clone().into());
-        }
-        let response = if is_store {
-            let response = self.ways.client.execute(request).await.map_err(failed)?;
-            refuse(response).await.map_err(failed)?
-        } else {
-            self.credentials(request).await.map_err(failed)?
-        };
-        let what = client::host_key(response.url());
-        let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
-        let body = body.map_err(move |e| failed(client::transport_error(&what, e)));
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
-    }
-}
-
-impl Connector {
-    /// Asks a credential service: it may be link-local, since no reference can name it.
-    async fn credentials(&self, request: reqwest::Request) -> Result<reqwest::Response> {
-        let what = format!("credentials from {}", request.url().host_str().unwrap_or_default());
-        let asked = self.ways.credentials.execute(request).map_err(|e| {
-            let why = client::transport_error(&what, e);
-            Error::new(ErrorKind::Denied, why.to_string())
-        });
-        tokio::time::timeout(CREDENTIAL_TIMEOUT, asked)
-            .await
-            .map_err(|_| Error::new(ErrorKind::Denied, format!("{what}: no answer")))?
-    }
-}
-
-fn failed(error: Error) -> HttpError {
-    let kind =
-        if error.kind() == ErrorKind::Timeout { HttpErrorKind::Timeout } else { HttpErrorKind::Unknown };
-    HttpError::new(kind, error)
-}
-
-/// Lets success through and turns everything else into what it means, in the store's own words.
-async fn refuse(response: reqwest::Response) -> Result<reqwest::Response> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let headers = response.headers().clone();
-    let body = client::error_body(response).await;
-    let code = element(&body, "Code")
-        .or_else(|| headers.get("x-ms-error-code")?.to_str().ok())
-        .or_else(|| element(&body, "code"))
-        .unwrap_or_default();
-    let message: String = element(&body, "Message")
-        .unwrap_or_default()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(200)
-        .collect();
-    let said = if message.is_empty() { String::new() } else { format!(" ({message})") };
-    let (kind, why) = meaning(status, &headers, code);
-    let code = if code.is_empty() { String::new() } else { format!(" {code}") };
-    Err(Error::new(kind, format!("{why}: store answers {status}{code}{said}")))
-}
-
-fn meaning(status: StatusCode, headers: &HeaderMap, code: &str) -> (ErrorKind, String) {
-    let kind = client::kind_of(status, headers);
-    let wrong_region = || {
-        let region =
-            headers.get("x-amz-bucket-region").and_then(|v| v.to_str().ok()).unwrap_or("another region");
-        (ErrorKind::Invalid, format!("the bucket is in {region}: set origins.s3.region"))
-    };
-    match (code, kind) {
-        ("NoSuchBucket" | "ContainerNotFound", _) => {
-            (ErrorKind::NotFound, "no such bucket: check its name".into())
-        }
-        ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed", _) => wrong_region(),
-        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
-            (ErrorKind::Denied, "the session has ended".into())
-        }
-        ("RequestTimeTooSkewed", _) => (ErrorKind::Denied, "this machine's clock is wrong".into()),
-        ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AuthenticationFailed", _) => {
-            (ErrorKind::Denied, "the credentials are wrong".into())
-        }
-        (_, Some(ErrorKind::Denied)) => (ErrorKind::Denied, "access denied".into()),
-        (_, Some(ErrorKind::NotFound)) => (ErrorKind::NotFound, "no such object".into()),
-        (_, Some(ErrorKind::Corrupt)) => (ErrorKind::Corrupt, "the object is another".into()),
-        (_, Some(kind @ ErrorKind::Unavailable { .. })) => {
-            (kind, "the store is not able to answer now".into())
-        }
-        (_, Some(kind)) => (kind, "the store refuses".into()),
-        (_, None) if headers.contains_key("x-amz-bucket-region") => wrong_region(),
-        (_, None) => (ErrorKind::Invalid, "the store redirects".into()),
-    }
-}
-
-/// The text of the first `<name>` in an XML error.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
-    let end = xml[start..].find('<')? + start;
-    Some(xml[start..end].trim()).filter(|text| !text.is_empty())
-}
-
 /// The certificate authorities that hold for AWS: the setting, else the variable that its tools read.
 pub(super) fn aws_ca_file(config: &S3Config) -> Option<std::path::PathBuf> {
     config.ca_file.clone().or_else(|| non_empty_var("AWS_CA_BUNDLE").map(|v| Path::new(&v).to_owned()))
@@ -520,18 +381,5 @@ mod tests {
         for good in ["b", "my.bucket-1", "$web", "under_score"] {
             check_name("bucket", good).unwrap();
         }
-    }
-
-    #[test]
-    fn an_answer_is_classed_by_its_code_before_its_status() {
-        let none = HeaderMap::new();
-        let kind = |status, code| meaning(StatusCode::from_u16(status).unwrap(), &none, code).0;
-        assert_eq!(kind(400, "ExpiredToken"), ErrorKind::Denied);
-        assert_eq!(kind(404, "NoSuchBucket"), ErrorKind::NotFound);
-        assert_eq!(kind(403, ""), ErrorKind::Denied);
-        assert_eq!(kind(412, "PreconditionFailed"), ErrorKind::Corrupt);
-        assert_eq!(kind(503, "SlowDown"), ErrorKind::UNAVAILABLE);
-        assert_eq!(kind(301, "PermanentRedirect"), ErrorKind::Invalid);
-        assert_eq!(kind(307, ""), ErrorKind::Invalid);
     }
 }
