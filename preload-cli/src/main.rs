@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `preload`; everything is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    preload_cli::main(std::env::args_os())
+}

@@ -1,0 +1,198 @@
+//! The command line: what can be typed, and what it means.
+//!
+//! Each command's own options are beside the command; here are those that all share. Environment
+//! variables stand in for `--agent`, `--token-file` and `--data-dir`; an option always wins.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::{command, demo, failure::EXIT_CODES, output::ProgressMode};
+
+/// Bring models onto this node, warm a fleet, and see how much longer it takes.
+///
+/// Talks to the agent of this node. Where none runs, the same engine runs inside this process, on a
+/// data directory of yours; with --join it takes part in a swarm.
+#[derive(Debug, Parser)]
+#[command(
+    name = "preload",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}")
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  preload demo                                   see it work: no cluster, no credentials
+  preload pull s3://models/llama-3-8b            bring a model here, print its path
+  vllm serve \"$(preload pull hf://org/name@main)\"
+  preload warm s3://models/llama-3-8b --all --wait
+  preload plan hf://org/name                     what would come from where";
+
+/// What every command understands.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Global {
+    /// The agent to talk to [env: EMBERLINE_AGENT] [default: http://127.0.0.1:7580].
+    #[arg(long, global = true, value_name = "URL", conflicts_with_all = ["data_dir", "join"])]
+    pub(crate) agent: Option<String>,
+    /// File with the agent's token [env: EMBERLINE_TOKEN_FILE].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where artifacts live when the engine runs in this process [env: EMBERLINE_DATA_DIR] [default:
+    /// /var/lib/emberline if it can be written, else ~/.cache/emberline].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Run the engine in this process and join the swarm of these members.
+    #[arg(long, global = true, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',')]
+    pub(crate) join: Vec<String>,
+    /// The cluster secret to join with [env: EMBERLINE_CLUSTER__SECRET_FILE].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Answer with one JSON value on stdout, and nothing else there.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How to show progress on stderr.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", hide_possible_values = true)]
+    pub(crate) progress: ProgressMode,
+    /// No progress and no remarks; errors only.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Show the log of the engine in this process; twice for more.
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// One file each below `command`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Pull(command::pull::Pull),
+    Warm(command::warm::Warm),
+    Plan(command::plan::Plan),
+    Status(command::status::Status),
+    Ls(command::ls::Ls),
+    Path(command::path::Path),
+    Verify(command::verify::Verify),
+    Pin(command::pin::Pin),
+    Unpin(command::pin::Unpin),
+    Rm(command::rm::Rm),
+    Members(command::members::Members),
+    Agent(command::agent::Agent),
+    Secret(command::secret::Secret),
+    Demo(demo::Demo),
+    Completions(command::completions::Completions),
+}
+
+/// Which files of a model, as the Hub's own client names them.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Patterns {
+    /// Only files that match one of these shell patterns.
+    #[arg(long = "allow-pattern", alias = "allow-patterns", value_name = "PATTERN", num_args = 1..)]
+    pub(crate) allow: Vec<String>,
+    /// No file that matches one of these.
+    #[arg(long = "ignore-pattern", alias = "ignore-patterns", value_name = "PATTERN", num_args = 1..)]
+    pub(crate) ignore: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("preload").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_in_its_help() {
+        let mut command = Cli::command();
+        command.build();
+        for sub in command.get_subcommands_mut().filter(|s| s.get_name() != "help") {
+            let name = sub.get_name().to_owned();
+            let help = sub.render_long_help().to_string();
+            assert!(help.contains(&format!("preload {name}")), "{name} has no example:\n{help}");
+            assert!(sub.get_about().is_some(), "{name} does not say what it does");
+        }
+    }
+
+    #[test]
+    fn wrong_lines_end_in_a_sentence_and_exit_code_2() {
+        let wrong = [
+            "frobnicate",
+            "pull",
+            "pull a --timeout never",
+            "pull a --timeout 0",
+            "pull a --progress loud",
+            "pull a --agent http://x --data-dir /y",
+            "warm a",
+            "warm a --all --nodes 3",
+            "warm a --zone z --node n",
+            "warm a --nodes 0",
+            "warm a --nodes many",
+            "warm a --all --min-ready 0",
+            "plan",
+            "path",
+            "rm",
+            "pin",
+            "secret",
+            "secret new",
+            "completions tcsh",
+            "demo --size 12parsecs",
+            "demo --nodes 0",
+            "demo --nodes 1000",
+            "demo --ref s3://a --size 1GiB",
+        ];
+        for line in wrong {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().starts_with("error: "), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn right_lines_are_understood() {
+        let right = [
+            "pull s3://b/p hf://o/n@main --pin --prefault --require-manifest",
+            "pull s3://b/p --to /d --allow-pattern *.json *.safetensors --ignore-pattern *.bin --timeout 5m",
+            "pull s3://b/p --join 10.0.0.1:7581,10.0.0.2:7581 --secret-file /s",
+            "--json pull s3://b/p",
+            "ls --json --agent http://10.0.0.1:7580 --token-file /t",
+            "warm s3://b/p --all --wait --min-ready 3",
+            "warm s3://b/p --node a b --node c",
+            "verify",
+            "verify s3://b/p --no-repair",
+            "rm s3://b/p --force",
+            "demo --nodes 3 --size 64MiB --keep",
+            "-q -vv status",
+        ];
+        for line in right {
+            parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for (line, kind) in [
+            ("--help", ErrorKind::DisplayHelp),
+            ("--version", ErrorKind::DisplayVersion),
+            ("pull -h", ErrorKind::DisplayHelp),
+        ] {
+            let shown = parse(line).unwrap_err();
+            assert_eq!((shown.kind(), shown.exit_code()), (kind, 0), "{line}");
+        }
+    }
+}

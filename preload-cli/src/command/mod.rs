@@ -1,0 +1,24 @@
+//! The commands, one file each: options, the call, the answer.
+
+pub(crate) mod agent;
+pub(crate) mod completions;
+pub(crate) mod ls;
+pub(crate) mod members;
+pub(crate) mod path;
+pub(crate) mod pin;
+pub(crate) mod plan;
+pub(crate) mod pull;
+pub(crate) mod rm;
+pub(crate) mod secret;
+pub(crate) mod status;
+pub(crate) mod verify;
+pub(crate) mod warm;
+
+use crate::{args::Global, output::Output};
+
+/// What every command is given.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+}

@@ -1,0 +1,300 @@
+//! Progress of pulls and warm-ups: bars, lines, JSON, or nothing.
+//!
+//! What a line says is pure ([`line`], [`sources`]), so is when a plain line is due ([`Due`]). Each row
+//! is known by its label; rows appear in the order in which they were first heard of.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+use emberline_agent::api::{Phase, PullStatus, Sources, WarmNode, WarmStatus};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::units;
+
+/// How often an unchanged phase is worth another plain line.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Columns that a label takes before a bar.
+const LABEL_COLUMNS: usize = 18;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// On a terminal.
+    Bars,
+    /// Off a terminal.
+    Plain,
+    /// For machines.
+    Json,
+    /// Not at all.
+    Silent,
+}
+
+/// Shows how several pulls get on.
+pub struct Progress {
+    style: Style,
+    bars: MultiProgress,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    label: String,
+    due: Due,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Nothing to show yet.
+    pub fn new(style: Style) -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        Self { style, bars, rows: Vec::new() }
+    }
+
+    /// Shows where the pull called `label` stands.
+    pub fn pull(&mut self, label: &str, status: &PullStatus) {
+        if self.style == Style::Json {
+            return json_line(status);
+        }
+        let fraction = (status.done_bytes, status.total_bytes);
+        self.row(label, status.phase, fraction, || (line(status), detail(status)));
+    }
+
+    /// Shows where every node of a warm-up stands.
+    pub fn warm(&mut self, status: &WarmStatus) {
+        if self.style == Style::Json {
+            return json_line(status);
+        }
+        for node in &status.nodes {
+            let fraction = (node.done_bytes, node.total_bytes);
+            self.row(&node.name, node.phase, fraction, || (node_line(node), String::new()));
+        }
+    }
+
+    /// Leaves the last state on the screen and lets go of it.
+    pub fn finish(&mut self) {
+        for row in &mut self.rows {
+            if let Some(bar) = row.bar.take() {
+                bar.abandon();
+            }
+        }
+    }
+
+    fn row(
+        &mut self,
+        label: &str,
+        phase: Phase,
+        (done, total): (u64, u64),
+        text: impl FnOnce() -> (String, String),
+    ) {
+        if self.style == Style::Silent {
+            return;
+        }
+        let (style, bars) = (self.style, &self.bars);
+        let index = self.rows.iter().position(|row| row.label == label).unwrap_or_else(|| {
+            let bar = (style == Style::Bars).then(|| bars.add(new_bar(label)));
+            self.rows.push(Row { label: label.to_owned(), due: Due::default(), bar });
+            self.rows.len() - 1
+        });
+        let row = &mut self.rows[index];
+        if let Some(bar) = &row.bar {
+            let (line, detail) = text();
+            bar.set_length(total.max(1));
+            bar.set_position(if phase == Phase::Complete { total.max(1) } else { done });
+            bar.set_message(if detail.is_empty() { line } else { format!("{line}\n{detail}") });
+            if phase.is_over() {
+                bar.abandon();
+            }
+        } else if row.due.is_due(phase, Instant::now()) {
+            let (line, detail) = text();
+            let line = if detail.is_empty() { line } else { format!("{line}; {}", detail.trim()) };
+            let _ = writeln!(io::stderr().lock(), "{label}: {line}");
+        }
+    }
+}
+
+fn new_bar(label: &str) -> ProgressBar {
+    let template = format!("{{prefix:{LABEL_COLUMNS}}} {{bar:16}} {{msg}}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(1).with_style(style.progress_chars("━╸─"));
+    bar.set_prefix(shortened(label, LABEL_COLUMNS));
+    bar
+}
+
+/// Decides when a plain line is due: when the phase changes, and from time to time.
+#[derive(Debug, Default)]
+struct Due {
+    last: Option<(Phase, Instant)>,
+}
+
+impl Due {
+    fn is_due(&mut self, phase: Phase, now: Instant) -> bool {
+        let due = self.last.is_none_or(|(before, at)| before != phase || now - at >= PLAIN_EVERY);
+        if due {
+            self.last = Some((phase, now));
+        }
+        due
+    }
+}
+
+fn json_line(value: &impl Serialize) {
+    if let Ok(mut line) = serde_json::to_vec(value) {
+        line.push(b'\n');
+        let _ = io::stderr().lock().write_all(&line);
+    }
+}
+
+/// Where a pull stands, in one line.
+pub fn line(status: &PullStatus) -> String {
+    let word = phase_word(status.phase);
+    let (done, total) = (status.done_bytes, status.total_bytes);
+    match status.phase {
+        Phase::Resolving => word.to_owned(),
+        Phase::Preparing | Phase::Publishing => format!("{word} {}", units::bytes(total)),
+        Phase::Fetching => {
+            let mut line =
+                format!("{} of {} {}", units::bytes(done), units::bytes(total), units::percent(done, total));
+            let rate = units::rate(status.bytes_per_second);
+            if !rate.is_empty() {
+                line += &format!(" {rate}");
+            }
+            if let Some(eta) = status.eta_seconds {
+                line += &format!(" {} left", units::seconds(eta));
+            }
+            line
+        }
+        Phase::Complete => {
+            let stale = if status.stale { ", from before: the origin is out of reach" } else { "" };
+            format!("{word}: {} in {}{stale}", units::bytes(total), units::seconds(status.elapsed_seconds))
+        }
+        Phase::Failed => match &status.error {
+            Some(problem) => format!("{word}: {}", problem.message),
+            None => word.to_owned(),
+        },
+        Phase::Cancelled => format!("{word} at {} of {}", units::bytes(done), units::bytes(total)),
+    }
+}
+
+/// The second line of a pull: sources and neighbours, once there is something to tell.
+fn detail(status: &PullStatus) -> String {
+    let told = matches!(status.phase, Phase::Fetching | Phase::Publishing | Phase::Complete);
+    if !told {
+        return String::new();
+    }
+    let indent = " ".repeat(LABEL_COLUMNS + 1);
+    let peers = match status.phase {
+        Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
+        _ => String::new(),
+    };
+    format!("{indent}{}{peers}", sources(&status.sources))
+}
+
+/// Bytes by where they came from.
+pub fn sources(sources: &Sources) -> String {
+    let Sources { origin, peers, reused, wasted } = *sources;
+    let mut text = format!(
+        "origin {}, peers {}, disk {}",
+        units::bytes(origin),
+        units::bytes(peers),
+        units::bytes(reused)
+    );
+    if wasted > 0 {
+        text += &format!(", in vain {}", units::bytes(wasted));
+    }
+    text
+}
+
+fn node_line(node: &WarmNode) -> String {
+    let word = phase_word(node.phase);
+    match (&node.error, node.phase) {
+        (Some(problem), _) => format!("{word}: {}", problem.message),
+        (None, Phase::Fetching) => format!(
+            "{} of {} {}",
+            units::bytes(node.done_bytes),
+            units::bytes(node.total_bytes),
+            units::percent(node.done_bytes, node.total_bytes)
+        ),
+        (None, _) => word.to_owned(),
+    }
+}
+
+/// A phase as people read it.
+pub fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Resolving => "resolving",
+        Phase::Preparing => "preparing",
+        Phase::Fetching => "fetching",
+        Phase::Publishing => "publishing",
+        Phase::Complete => "complete",
+        Phase::Failed => "failed",
+        Phase::Cancelled => "cancelled",
+    }
+}
+
+/// The end of `text`, which is where references differ, in at most `columns` characters.
+fn shortened(text: &str, columns: usize) -> String {
+    let count = text.chars().count();
+    if count <= columns {
+        return text.to_owned();
+    }
+    let tail: String = text.chars().skip(count - columns + 1).collect();
+    format!("…{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::tests::pull;
+
+    fn fetching() -> PullStatus {
+        PullStatus {
+            total_bytes: 512 << 20,
+            done_bytes: 123 << 20,
+            bytes_per_second: 98.2 * 1048576.0,
+            eta_seconds: Some(3.96),
+            peers: 3,
+            sources: Sources { origin: 60 << 20, peers: 63 << 20, reused: 0, wasted: 0 },
+            ..pull(Phase::Fetching, 0)
+        }
+    }
+
+    #[test]
+    fn a_pull_under_way_tells_bytes_rate_time_left_and_sources() {
+        let status = fetching();
+        assert_eq!(line(&status), "123.0 MiB of 512.0 MiB 24 % 98.2 MiB/s 3.96 s left");
+        assert_eq!(detail(&status).trim(), "origin 60.0 MiB, peers 63.0 MiB, disk 0 B, 3 neighbours");
+    }
+
+    #[test]
+    fn a_bar_and_its_lines_fit_eighty_columns() {
+        let widest = PullStatus { eta_seconds: Some(3599.0), ..fetching() };
+        assert!(LABEL_COLUMNS + 1 + 16 + 1 + line(&widest).chars().count() <= 91);
+        assert!(detail(&widest).chars().count() <= 80);
+    }
+
+    #[test]
+    fn the_end_of_a_pull_says_how_it_ended() {
+        let complete = PullStatus { total_bytes: 1 << 20, elapsed_seconds: 1.42, ..pull(Phase::Complete, 0) };
+        assert_eq!(line(&complete), "complete: 1.0 MiB in 1.42 s");
+        let stale = PullStatus { stale: true, ..complete };
+        assert!(line(&stale).contains("origin is out of reach"));
+        assert_eq!(line(&pull(Phase::Cancelled, 40)), "cancelled at 40 B of 100 B");
+    }
+
+    #[test]
+    fn plain_lines_come_with_a_new_phase_or_after_a_while() {
+        let (mut due, start) = (Due::default(), Instant::now());
+        assert!(due.is_due(Phase::Resolving, start));
+        assert!(!due.is_due(Phase::Resolving, start));
+        assert!(due.is_due(Phase::Fetching, start));
+        assert!(!due.is_due(Phase::Fetching, start + PLAIN_EVERY / 2));
+        assert!(due.is_due(Phase::Fetching, start + PLAIN_EVERY));
+    }
+
+    #[test]
+    fn a_long_label_keeps_its_end() {
+        assert_eq!(shortened("s3://bucket/llama", 8), "…t/llama");
+        assert_eq!(shortened("llama", 8), "llama");
+    }
+}
