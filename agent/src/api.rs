@@ -345,6 +345,17 @@ pub struct ArtifactInfo {
     pub path: Option<PathBuf>,
 }
 
+/// Asks to hash an artifact again. `POST /v1/verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Reference, swarm id or manifest hash.
+    pub reference: String,
+    /// Fetch again what is wrong.
+    #[serde(default)]
+    pub repair: bool,
+}
+
 /// What `verify` found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReport {

@@ -1,10 +1,41 @@
 //! Configuration: one file, environment and flags, in rising order of precedence.
+//!
+//! Owns the settings, their defaults, and the rules that span several of them. Where a value came
+//! from and how it is spelt there is `sources`; the commented example is `example`. The
+//! store and the origins own their sections. Nothing here opens a socket or the store.
+//!
+//! Keys that end in `_bytes` take an integer or a size such as `"200GiB"`; durations are
+//! written `"30s"`, `"2h 5min"`.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod example;
+mod size;
+mod sources;
+
+use std::{
+    fs::File,
+    io::Read,
+    net::SocketAddr,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{origin::OriginsConfig, store::StoreConfig};
+pub use self::{
+    size::parse_size,
+    sources::{ConfigSources, Flag},
+};
+use crate::{
+    error::{Error, ErrorKind, IoContext, Result},
+    origin::OriginsConfig,
+    store::StoreConfig,
+};
+
+/// Where the agent looks for its configuration when no file is named.
+pub const DEFAULT_FILE: &str = "/etc/emberline/agent.toml";
+/// A secret or token is at most this long; a file that is longer is something else.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Everything an agent can be told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,8 +43,13 @@ use crate::{origin::OriginsConfig, store::StoreConfig};
 pub struct Config {
     /// Where artifacts live.
     pub data_dir: PathBuf,
+    /// How long a stop may take: answers under way, goodbyes, the last sync.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_deadline: Duration,
     /// The HTTP door; loopback unless a token is set.
     pub http: HttpConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
     /// The cluster.
     pub cluster: ClusterSettings,
     /// The store.
@@ -30,6 +66,36 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// A file with the token that callers must bring; required off loopback.
     pub token_file: Option<PathBuf>,
+    /// Names, besides `localhost` and addresses, that callers without a token may use for this machine.
+    pub allowed_hosts: Vec<String>,
+    /// Connections served at a time; more are told to come back later. 1 to 100,000.
+    pub max_connections: usize,
+    /// A connection that sends no whole request for this long is closed.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long answers under way may go on at a stop; less than `shutdown_deadline`.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,emberline_agent=debug`.
+    pub level: String,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
 }
 
 /// The cluster.
@@ -62,7 +128,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("/var/lib/emberline"),
+            shutdown_deadline: Duration::from_secs(20),
             http: HttpConfig::default(),
+            log: LogConfig::default(),
             cluster: ClusterSettings::default(),
             store: StoreConfig::default(),
             origins: OriginsConfig::default(),
@@ -72,7 +140,20 @@ impl Default for Config {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7580)), token_file: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7580)),
+            token_file: None,
+            allowed_hosts: Vec::new(),
+            max_connections: 1024,
+            idle_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 
@@ -92,3 +173,157 @@ impl Default for ClusterSettings {
         }
     }
 }
+
+impl Config {
+    /// Reads and merges the sources, and checks the result as [`validate`](Self::validate) does.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown key (with the nearest one), a value of a wrong type, or settings
+    /// that cannot work together, each with the key and where it was written; `NotFound` and
+    /// `Denied` from the files named.
+    pub fn load(sources: &ConfigSources) -> Result<Self> {
+        let config = sources::merge(sources)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// A complete, commented file; every key with its default.
+    pub fn example() -> String {
+        example::TEXT.to_owned()
+    }
+
+    /// Checks the rules that span several settings, and that secrets are readable by their owner alone.
+    ///
+    /// # Errors
+    /// `Invalid` with what to do; `NotFound` and `Denied` from the files named.
+    pub fn validate(&self) -> Result<()> {
+        self.http.validate(self.shutdown_deadline)?;
+        self.cluster.validate()?;
+        self.log.directives().map(drop)
+    }
+}
+
+impl HttpConfig {
+    fn validate(&self, shutdown_deadline: Duration) -> Result<()> {
+        if !(1..=100_000).contains(&self.max_connections) {
+            return invalid("http.max_connections must be between 1 and 100000");
+        }
+        if self.idle_timeout.is_zero() {
+            return invalid("http.idle_timeout must be more than nothing");
+        }
+        if self.drain_timeout >= shutdown_deadline {
+            return invalid("http.drain_timeout must be less than shutdown_deadline");
+        }
+        match &self.token_file {
+            Some(file) => read_private(file, "HTTP token").map(drop),
+            None if is_loopback(self.listen) => Ok(()),
+            None => Err(token_is_missing(self.listen)),
+        }
+    }
+}
+
+impl LogConfig {
+    /// The level as a filter.
+    ///
+    /// # Errors
+    /// `Invalid` for what is neither a level nor directives.
+    pub fn directives(&self) -> Result<tracing_subscriber::EnvFilter> {
+        tracing_subscriber::EnvFilter::builder().parse(&self.level).map_err(|e| {
+            Error::with_source(ErrorKind::Invalid, format!("log.level {:?} is no level", self.level), e)
+        })
+    }
+}
+
+impl ClusterSettings {
+    fn validate(&self) -> Result<()> {
+        for (key, label) in [("cluster.name", &self.name), ("cluster.zone", &self.zone)] {
+            if label.len() > coordinatorless_p2p::Node::MAX_LABEL_BYTES || label.chars().any(char::is_control)
+            {
+                return invalid(format!("{key} must be at most 64 bytes without control characters"));
+            }
+        }
+        if self.weight == 0 {
+            return invalid("cluster.weight must be at least 1; 100 is an ordinary node");
+        }
+        for seed in &self.seeds {
+            let port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+                return invalid(format!("cluster.seeds has {seed:?}, which is not host:port"));
+            }
+        }
+        self.validate_identity()
+    }
+
+    fn validate_identity(&self) -> Result<()> {
+        let brought = [&self.ca_file, &self.certificate_file, &self.key_file];
+        let brought = brought.into_iter().filter(|file| file.is_some()).count();
+        match (&self.secret_file, brought) {
+            (Some(_), 1..) => invalid(
+                "cluster.secret_file and cluster.ca_file, certificate_file, key_file exclude each other",
+            ),
+            (Some(file), _) => read_private(file, "cluster secret").map(drop),
+            (None, 1 | 2) => invalid(
+                "cluster.ca_file, cluster.certificate_file and cluster.key_file belong together: give all three",
+            ),
+            (None, 0) if !is_loopback(self.listen) => invalid(format!(
+                "cluster.listen {} is not loopback and there is no identity to prove: make a secret with \
+                 `preload secret new FILE`, copy it to every node and set cluster.secret_file, or bring \
+                 cluster.ca_file, cluster.certificate_file and cluster.key_file",
+                self.listen
+            )),
+            (None, 0) => Ok(()),
+            (None, _) => match &self.key_file {
+                Some(file) => read_private(file, "private key").map(drop),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// The sentence for an HTTP door that everybody could use.
+pub(crate) fn token_is_missing(listen: SocketAddr) -> Error {
+    Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "http.listen {listen} is not loopback and there is no http.token_file: write a long random token to a \
+             file only its owner can read and name it there, or listen on 127.0.0.1"
+        ),
+    )
+}
+
+/// Reads a secret that only its owner may be able to read. `what` names it in errors.
+///
+/// # Errors
+/// `Denied` when group or others can read it, with the `chmod` that helps; `Invalid` when it is no
+/// short text; `NotFound`.
+pub fn read_private(file: &Path, what: &str) -> Result<String> {
+    let named = || format!("{what} {}", file.display());
+    // Without O_NONBLOCK a FIFO of that name would be waited for.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let opened: File =
+        std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(file).at(named)?;
+    let metadata = opened.metadata().at(named)?;
+    if !metadata.is_file() || metadata.len() > MAX_SECRET_BYTES {
+        return invalid(format!("{} is not a short file", named()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let (shown, mode) = (file.display(), metadata.mode() & 0o777);
+        let message =
+            format!("{what} {shown} can be read by others (mode {mode:o}): run `chmod 600 {shown}`");
+        return Err(Error::new(ErrorKind::Denied, message));
+    }
+    let mut text = String::new();
+    opened.take(MAX_SECRET_BYTES).read_to_string(&mut text).at(named)?;
+    Ok(text)
+}
+
+fn is_loopback(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::new(ErrorKind::Invalid, message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,25 +1,216 @@
-//! The agent's errors are the workspace's; here is the advice that goes with them.
+//! The agent's errors are the workspace's; here are the tables that turn them into what others read.
+//!
+//! Owns the mapping of kinds to names, HTTP status codes and exit codes, each one exhaustive table
+//! without a wildcard arm, and the advice that goes with an error. Knows nothing of HTTP beyond a number.
+
+use std::time::Duration;
 
 use crate::api::Problem;
 pub use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 
+/// The name of a kind in JSON and in metric labels.
+pub fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::Denied => "denied",
+        ErrorKind::Invalid => "invalid",
+        ErrorKind::Unavailable { .. } => "unavailable",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Corrupt => "corrupt",
+        ErrorKind::Full => "full",
+        ErrorKind::Cancelled => "cancelled",
+    }
+}
+
+/// The HTTP status a kind is answered with.
+pub fn http_status(kind: ErrorKind) -> u16 {
+    match kind {
+        ErrorKind::NotFound => 404,
+        ErrorKind::Denied => 403,
+        ErrorKind::Invalid => 400,
+        ErrorKind::Unavailable { .. } => 503,
+        ErrorKind::Timeout => 504,
+        // The origin or a peer gave bytes that are not what they should be: a bad gateway.
+        ErrorKind::Corrupt => 502,
+        ErrorKind::Full => 507,
+        ErrorKind::Cancelled => 409,
+    }
+}
+
+/// The process exit code of a kind. 0 is success, 1 a defect of ours (a panic), 2 wrong usage or
+/// configuration; the rest says what the caller can do.
+pub fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Invalid => 2,
+        ErrorKind::NotFound => 3,
+        ErrorKind::Denied => 4,
+        ErrorKind::Unavailable { .. } => 5,
+        ErrorKind::Timeout => 6,
+        ErrorKind::Corrupt => 7,
+        ErrorKind::Full => 8,
+        ErrorKind::Cancelled => 9,
+    }
+}
+
+impl Problem {
+    /// The kind this problem was made of; `Unavailable` for a name we do not know, which only a
+    /// newer agent can have sent.
+    pub fn error_kind(&self) -> ErrorKind {
+        let retry_after = self.retry_after_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        match self.kind.as_str() {
+            "not_found" => ErrorKind::NotFound,
+            "denied" => ErrorKind::Denied,
+            "invalid" => ErrorKind::Invalid,
+            "timeout" => ErrorKind::Timeout,
+            "corrupt" => ErrorKind::Corrupt,
+            "full" => ErrorKind::Full,
+            "cancelled" => ErrorKind::Cancelled,
+            _ => ErrorKind::Unavailable { retry_after },
+        }
+    }
+}
+
 impl From<&Error> for Problem {
     fn from(e: &Error) -> Self {
-        let (kind, retry_after) = match e.kind() {
-            ErrorKind::NotFound => ("not_found", None),
-            ErrorKind::Denied => ("denied", None),
-            ErrorKind::Invalid => ("invalid", None),
-            ErrorKind::Unavailable { retry_after } => ("unavailable", retry_after),
-            ErrorKind::Timeout => ("timeout", None),
-            ErrorKind::Corrupt => ("corrupt", None),
-            ErrorKind::Full => ("full", None),
-            ErrorKind::Cancelled => ("cancelled", None),
+        let message = e.to_string();
+        let retry_after = match e.kind() {
+            ErrorKind::Unavailable { retry_after } => retry_after,
+            ErrorKind::NotFound
+            | ErrorKind::Denied
+            | ErrorKind::Invalid
+            | ErrorKind::Timeout
+            | ErrorKind::Corrupt
+            | ErrorKind::Full
+            | ErrorKind::Cancelled => None,
         };
         Self {
-            kind: kind.to_owned(),
-            message: e.to_string(),
-            advice: None,
+            kind: kind_name(e.kind()).to_owned(),
+            advice: advice(e.kind(), &message).map(str::to_owned),
+            message,
             retry_after_seconds: retry_after.map(|d| d.as_secs_f64()),
+        }
+    }
+}
+
+/// What a person can do about an error, from its kind and what its message is about. `None` where
+/// the message already says all there is.
+pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
+    let about = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let hub = about(&["hf://", "hub ", "Hub "]);
+    let bucket = about(&["s3://", "gs://", "az://", "abfs://", "bucket"]);
+    match kind {
+        ErrorKind::NotFound if hub => Some(
+            "check organisation, name and revision; without a token the Hub also hides private and gated repositories",
+        ),
+        ErrorKind::NotFound if bucket => {
+            Some("check bucket, prefix, region and endpoint; `preload plan` lists what is there")
+        }
+        ErrorKind::NotFound if about(&["pull ", "warm"]) => {
+            Some("the list of pulls and warm-ups shows those that run or ended lately")
+        }
+        ErrorKind::NotFound if about(&["not here", "artifact"]) => {
+            Some("bring it first with `preload pull`; `preload ls` lists what is here")
+        }
+        ErrorKind::Denied if about(&["pinned", "leased", "in use"]) => {
+            Some("unpin it or wait for its readers, or remove it with `--force`")
+        }
+        ErrorKind::Denied if about(&["another process", "another agent", "locked"]) => {
+            Some("one agent a data directory: stop the other one, or choose another `data_dir`")
+        }
+        ErrorKind::Denied if hub => Some(
+            "give the agent a Hub token that may read it, and accept the model's terms on its page if it is gated",
+        ),
+        ErrorKind::Denied if bucket => {
+            Some("check the agent's credentials for this bucket, and the machine's clock")
+        }
+        ErrorKind::Denied if about(&["Permission denied", "permission denied", "Read-only"]) => {
+            Some("check the owner and mode of the path for the user the agent runs as")
+        }
+        ErrorKind::Corrupt if about(&["origin changed", "changed while"]) => {
+            Some("it was replaced while it was read: pull again to get the new version")
+        }
+        ErrorKind::Corrupt => {
+            Some("`preload verify --repair` checks what is here and fetches again what is wrong")
+        }
+        ErrorKind::Full => {
+            Some("make room with `preload rm` or `preload unpin`, or raise `store.quota_bytes`")
+        }
+        ErrorKind::Timeout => Some("nothing came in time; try again, or allow more time"),
+        ErrorKind::Unavailable { .. } if about(&["Connection refused", "connection refused"]) => {
+            Some("nothing listens there: check the address, and that the other side runs")
+        }
+        ErrorKind::Unavailable { .. } if about(&["dns", "lookup", "resolve host"]) => {
+            Some("the name does not resolve: check its spelling and this node's DNS")
+        }
+        ErrorKind::NotFound
+        | ErrorKind::Denied
+        | ErrorKind::Invalid
+        | ErrorKind::Unavailable { .. }
+        | ErrorKind::Cancelled => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [ErrorKind; 8] = [
+        ErrorKind::NotFound,
+        ErrorKind::Denied,
+        ErrorKind::Invalid,
+        ErrorKind::UNAVAILABLE,
+        ErrorKind::Timeout,
+        ErrorKind::Corrupt,
+        ErrorKind::Full,
+        ErrorKind::Cancelled,
+    ];
+
+    #[test]
+    fn a_kind_survives_the_way_through_a_problem() {
+        for kind in ALL {
+            assert_eq!(Problem::from(&Error::new(kind, "x")).error_kind(), kind);
+        }
+        let later = ErrorKind::Unavailable { retry_after: Some(Duration::from_millis(1500)) };
+        let problem = Problem::from(&Error::new(later, "slow down"));
+        assert_eq!(problem.retry_after_seconds, Some(1.5));
+        assert_eq!(problem.error_kind(), later);
+    }
+
+    #[test]
+    fn no_two_kinds_share_an_exit_code_and_none_is_success_or_a_panic() {
+        let mut codes: Vec<u8> = ALL.into_iter().map(exit_code).collect();
+        assert!(codes.iter().all(|&code| code >= 2));
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), ALL.len());
+    }
+
+    #[test]
+    fn advice_fits_what_the_message_is_about() {
+        let cases = [
+            (ErrorKind::Denied, "hf://org/gated@main: 403", "Hub token"),
+            (ErrorKind::Denied, "s3://bucket/x: 403", "credentials"),
+            (ErrorKind::Denied, "artifact 3fa9 is pinned", "--force"),
+            (ErrorKind::NotFound, "artifact s3x is not here", "preload pull"),
+            (ErrorKind::Full, "pull of 9 GiB", "quota_bytes"),
+        ];
+        for (kind, message, expected) in cases {
+            let advice = advice(kind, message).unwrap_or_default();
+            assert!(advice.contains(expected), "{message}: {advice}");
+        }
+        assert_eq!(advice(ErrorKind::Invalid, "reference \"x\""), None);
+    }
+
+    #[test]
+    fn a_negative_or_endless_retry_after_from_outside_is_no_panic() {
+        for seconds in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
+            let problem = Problem {
+                kind: "unavailable".to_owned(),
+                message: String::new(),
+                advice: None,
+                retry_after_seconds: Some(seconds),
+            };
+            assert_eq!(problem.error_kind(), ErrorKind::UNAVAILABLE);
         }
     }
 }

@@ -1,0 +1,327 @@
+//! Files over HTTP: an opened file and a request's headers in, a response out.
+//!
+//! What part is sent is decided in [`ranges`](super::ranges), how its bytes travel in
+//! [`body`](super::body). Never compressed, never redirected: clients resume by byte position.
+
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    Door,
+    body::{FileBody, Segment},
+    extract::Asked,
+    problem::Failure,
+    ranges::{self, Decision, Validators},
+};
+use crate::{
+    api::{Named, Problem},
+    error::{Error, ErrorKind},
+    expose::paths::OpenedFile,
+    snapshot::RelativePath,
+};
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Names an artifact in a query.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NamedQuery {
+    /// Reference, swarm id or manifest hash.
+    pub(super) reference: String,
+}
+
+impl From<NamedQuery> for Named {
+    fn from(query: NamedQuery) -> Self {
+        Self { reference: query.reference }
+    }
+}
+
+/// One file of an artifact, by reference.
+#[utoipa::path(
+    method(get, head),
+    path = "/v1/files/{*path}",
+    tag = "files",
+    params(("path" = String, Path, description = "path within the artifact, slashes included"), NamedQuery),
+    responses(
+        (status = 200, description = "the whole file", content_type = "application/octet-stream"),
+        (status = 206, description = "the part, or several as multipart/byteranges"),
+        (status = 304, description = "the client has this version"),
+        (status = 404, description = "no such artifact or file", body = Problem),
+        (status = 412, description = "not the version in If-Match", body = Problem),
+        (status = 416, description = "no such part", body = Problem),
+        (status = 503, description = "not whole yet", body = Problem),
+    )
+)]
+pub(super) async fn by_reference(
+    State(door): State<Door>,
+    Path(path): Path<String>,
+    Asked(query): Asked<NamedQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    open_and_answer(&door, &query.reference, &path, &method, &headers).await
+}
+
+/// One file of an artifact, by the artifact's id.
+#[utoipa::path(
+    method(get, head),
+    path = "/v1/artifacts/{id}/files/{*path}",
+    tag = "files",
+    params(
+        ("id" = String, Path, description = "swarm id or manifest hash"),
+        ("path" = String, Path, description = "path within the artifact, slashes included"),
+    ),
+    responses(
+        (status = 200, description = "the whole file", content_type = "application/octet-stream"),
+        (status = 206, description = "the part, or several as multipart/byteranges"),
+        (status = 304, description = "the client has this version"),
+        (status = 404, description = "no such artifact or file", body = Problem),
+        (status = 412, description = "not the version in If-Match", body = Problem),
+        (status = 416, description = "no such part", body = Problem),
+        (status = 503, description = "not whole yet", body = Problem),
+    )
+)]
+pub(super) async fn by_artifact(
+    State(door): State<Door>,
+    Path((id, path)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    open_and_answer(&door, &id, &path, &method, &headers).await
+}
+
+async fn open_and_answer(
+    door: &Door,
+    named: &str,
+    path: &str,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, Failure> {
+    let path: RelativePath = path.parse()?;
+    let file = door.agent()?.open_file(named, path.as_str()).await?;
+    Ok(answer(method, headers, file))
+}
+
+/// Answers `GET` or `HEAD` for a file with what its conditional and range headers ask for.
+pub fn answer(method: &Method, headers: &HeaderMap, file: OpenedFile) -> Response {
+    let etag = format!("\"{}\"", file.etag);
+    // Dates in HTTP end with the year 9999.
+    let modified = UNIX_EPOCH + Duration::from_secs(file.modified.min(253_402_300_799));
+    let validators = Validators { etag: &etag, modified, bytes: file.bytes };
+    let decision = ranges::decide(method, headers, &validators);
+    let bytes = file.bytes;
+    let mut response = match decision {
+        Decision::Whole => whole(method, file),
+        Decision::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
+            Ok([part]) => one_part(file, part),
+            Err(parts) => many_parts(file, &parts),
+        },
+        Decision::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+        Decision::PreconditionFailed => {
+            let error = Error::new(ErrorKind::Invalid, format!("the file here is version {etag}"));
+            Failure::with_status(StatusCode::PRECONDITION_FAILED, &error)
+                .advice("it is not the version asked for; start over with the new one")
+                .into_response()
+        }
+        Decision::Unsatisfiable => {
+            let error = Error::new(
+                ErrorKind::Invalid,
+                format!("no part of a file of {bytes} bytes can be sent for this Range"),
+            );
+            Failure::with_status(StatusCode::RANGE_NOT_SATISFIABLE, &error)
+                .advice(format!("ask for at most {} ranges that start before its end", ranges::MAX_RANGES))
+                .header(header::CONTENT_RANGE, text(format!("bytes */{bytes}")))
+                .into_response()
+        }
+    };
+    stamp(response.headers_mut(), &etag, modified);
+    response
+}
+
+/// The headers that every answer about a file bears.
+fn stamp(headers: &mut HeaderMap, etag: &str, modified: SystemTime) {
+    headers.insert(header::ETAG, text(etag.to_owned()));
+    headers.insert(header::LAST_MODIFIED, text(httpdate::fmt_http_date(modified)));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // The same URL may mean a newer version tomorrow: keep it, but ask.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+}
+
+fn whole(method: &Method, file: OpenedFile) -> Response {
+    let length = HeaderValue::from(file.bytes);
+    let segments = (file.bytes > 0).then(|| Segment::File(0..file.bytes));
+    let body = if method == Method::HEAD { Body::empty() } else { Body::new(FileBody::new(file, segments)) };
+    let headers = [(header::CONTENT_TYPE, OCTETS), (header::CONTENT_LENGTH, length)];
+    (StatusCode::OK, headers, body).into_response()
+}
+
+fn one_part(file: OpenedFile, part: Range<u64>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, OCTETS),
+        (header::CONTENT_LENGTH, HeaderValue::from(part.end - part.start)),
+        (header::CONTENT_RANGE, text(content_range(&part, file.bytes))),
+    ];
+    let body = Body::new(FileBody::new(file, [Segment::File(part)]));
+    (StatusCode::PARTIAL_CONTENT, headers, body).into_response()
+}
+
+fn many_parts(file: OpenedFile, parts: &[Range<u64>]) -> Response {
+    // 128 random bits: no model contains them by chance, and nobody can plan for them.
+    let boundary = format!("{:032x}", rand::random::<u128>());
+    let mut segments = Vec::with_capacity(2 * parts.len() + 1);
+    for part in parts {
+        let head = format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
+            content_range(part, file.bytes)
+        );
+        segments.push(Segment::Literal(Bytes::from(head)));
+        segments.push(Segment::File(part.clone()));
+    }
+    segments.push(Segment::Literal(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
+    let body = FileBody::new(file, segments);
+    let headers = [
+        (header::CONTENT_TYPE, text(format!("multipart/byteranges; boundary={boundary}"))),
+        (header::CONTENT_LENGTH, HeaderValue::from(body.unsent_bytes())),
+    ];
+    (StatusCode::PARTIAL_CONTENT, headers, Body::new(body)).into_response()
+}
+
+fn content_range(part: &Range<u64>, bytes: u64) -> String {
+    format!("bytes {}-{}/{bytes}", part.start, part.end - 1)
+}
+
+/// A header value of digits, hex, and punctuation, which is always valid.
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::Arc};
+
+    use coordinatorless_p2p::ChunkHash;
+
+    use super::*;
+
+    /// 22 November 2026, 09:00:00 GMT.
+    const PUBLISHED: u64 = 1_795_338_000;
+
+    fn opened(content: &[u8]) -> OpenedFile {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        OpenedFile {
+            file: Arc::new(file),
+            bytes: content.len() as u64,
+            etag: ChunkHash::of(content),
+            modified: PUBLISHED,
+            lease: Arc::new(()),
+        }
+    }
+
+    struct Got {
+        status: u16,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    }
+
+    impl Got {
+        fn header(&self, name: header::HeaderName) -> &str {
+            self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        }
+    }
+
+    async fn ask(method: Method, content: &[u8], headers: &[(header::HeaderName, &str)]) -> Got {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        let response = answer(&method, &headers, opened(content));
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec();
+        Got { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    #[tokio::test]
+    async fn a_whole_file_comes_with_its_length_tag_and_date() {
+        let got = ask(Method::GET, b"0123456789", &[]).await;
+        assert_eq!((got.status, got.body.as_slice()), (200, b"0123456789".as_slice()));
+        assert_eq!(got.header(header::CONTENT_LENGTH), "10");
+        assert_eq!(got.header(header::CONTENT_TYPE), "application/octet-stream");
+        assert_eq!(got.header(header::ACCEPT_RANGES), "bytes");
+        assert_eq!(got.header(header::LAST_MODIFIED), "Sun, 22 Nov 2026 09:00:00 GMT");
+        assert_eq!(got.header(header::ETAG), format!("\"{}\"", ChunkHash::of(b"0123456789")));
+        assert!(!got.headers.contains_key(header::CONTENT_ENCODING));
+    }
+
+    #[tokio::test]
+    async fn head_says_the_length_and_sends_nothing() {
+        let got = ask(Method::HEAD, b"0123456789", &[(header::RANGE, "bytes=0-1")]).await;
+        assert_eq!((got.status, got.body.len()), (200, 0));
+        assert_eq!(got.header(header::CONTENT_LENGTH), "10");
+    }
+
+    #[tokio::test]
+    async fn one_range_is_a_plain_part() {
+        let got = ask(Method::GET, b"0123456789", &[(header::RANGE, "bytes=2-4")]).await;
+        assert_eq!((got.status, got.body.as_slice()), (206, b"234".as_slice()));
+        assert_eq!(got.header(header::CONTENT_RANGE), "bytes 2-4/10");
+        assert_eq!(got.header(header::CONTENT_LENGTH), "3");
+    }
+
+    #[tokio::test]
+    async fn several_ranges_are_a_multipart_whose_length_is_told_beforehand() {
+        let got = ask(Method::GET, b"0123456789", &[(header::RANGE, "bytes=8-, 0-1")]).await;
+        assert_eq!(got.status, 206);
+        assert_eq!(got.header(header::CONTENT_LENGTH), got.body.len().to_string());
+        let boundary =
+            got.header(header::CONTENT_TYPE).strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let part = |range: &str, bytes: &str| {
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {range}/10\r\n\r\n{bytes}"
+            )
+        };
+        let expected = format!("{}{}\r\n--{boundary}--\r\n", part("8-9", "89"), part("0-1", "01"));
+        assert_eq!(String::from_utf8(got.body).unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_refused_range_says_the_size() {
+        let got = ask(Method::GET, b"0123456789", &[(header::RANGE, "bytes=10-")]).await;
+        assert_eq!(got.status, 416);
+        assert_eq!(got.header(header::CONTENT_RANGE), "bytes */10");
+        let problem: Problem = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!(problem.kind, "invalid");
+    }
+
+    #[tokio::test]
+    async fn a_stale_if_match_is_412_and_a_known_tag_304_without_a_body() {
+        let got = ask(Method::GET, b"0123456789", &[(header::IF_MATCH, "\"stale\"")]).await;
+        assert_eq!(got.status, 412);
+        let etag = format!("\"{}\"", ChunkHash::of(b"0123456789"));
+        let got = ask(Method::GET, b"0123456789", &[(header::IF_NONE_MATCH, &etag)]).await;
+        assert_eq!((got.status, got.body.len()), (304, 0));
+        assert_eq!(got.header(header::ETAG), etag);
+        let stale = [(header::IF_RANGE, "\"stale\""), (header::RANGE, "bytes=0-1")];
+        assert_eq!(ask(Method::GET, b"0123456789", &stale).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_an_empty_answer() {
+        let got = ask(Method::GET, b"", &[(header::RANGE, "bytes=0-")]).await;
+        assert_eq!((got.status, got.body.len()), (200, 0));
+        assert_eq!(got.header(header::CONTENT_LENGTH), "0");
+    }
+}

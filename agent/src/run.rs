@@ -1,0 +1,308 @@
+//! One agent from start to stop: what the daemon, `preload agent` and the command line's own engine
+//! share.
+//!
+//! Owns the order of things: door open (health answers) → agent started → `agent.json` written →
+//! ready told; and at a stop the reverse, within the deadline. Knows nothing of command lines.
+//!
+//! Invariant: `agent.json` is there only while an agent listens at the addresses in it, crashes
+//! excepted; it names the process, so that a reader can tell.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::Agent,
+    config::{Config, LogConfig, LogFormat},
+    error::{Error, ErrorKind, IoContext, Result},
+    expose::http::{self, AgentSlot},
+    metrics,
+};
+
+/// Where in the data directory a running agent says how to reach it.
+pub const ADDRESS_FILE: &str = "agent.json";
+/// More worker threads than this only fight over the same memory bandwidth.
+const MAX_WORKERS: usize = 32;
+/// The exit code of a second signal, as shells print it for SIGINT.
+const EXIT_AT_ONCE: i32 = 130;
+
+/// Where a running agent listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The HTTP door.
+    pub http: SocketAddr,
+    /// QUIC, as others dial it.
+    pub quic: SocketAddr,
+}
+
+/// What `agent.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningAgent {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Where it listens.
+    #[serde(flatten)]
+    pub bound: Bound,
+}
+
+impl RunningAgent {
+    /// Reads what the agent on `data_dir` wrote; `None` if there is none or its process is gone.
+    ///
+    /// # Errors
+    /// `Denied` when it may not be read; `Invalid` when it is not such a file.
+    pub fn find(data_dir: &Path) -> Result<Option<Self>> {
+        let path = data_dir.join(ADDRESS_FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).at(|| path.display().to_string()),
+        };
+        let agent: Self = serde_json::from_slice(&text)
+            .map_err(|e| Error::with_source(ErrorKind::Invalid, path.display().to_string(), e))?;
+        Ok(Path::new(&format!("/proc/{}", agent.pid)).exists().then_some(agent))
+    }
+}
+
+/// Runs an agent until `stop` or the first SIGTERM or SIGINT; the second signal ends the process at
+/// once with exit code 130. `ready` is called once when it can be reached. Not cancel-safe.
+///
+/// # Errors
+/// As [`Config::validate`], [`Agent::start`] and binding the HTTP door. Nothing is left behind then.
+pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bound)) -> Result<()> {
+    config.validate()?;
+    metrics::install();
+    let listener =
+        TcpListener::bind(config.http.listen).await.at(|| format!("HTTP door on {}", config.http.listen))?;
+    let http_addr = listener.local_addr().at(|| "address of the HTTP door".to_owned())?;
+    let _signals =
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(heed_signals(signals()?, stop.clone())));
+
+    let slot = AgentSlot::default();
+    let mut door = tokio::spawn(http::serve(slot.clone(), listener, config.http.clone(), stop.clone()));
+    let started = tokio::select! {
+        started = Agent::start(config.clone()) => started,
+        ended = &mut door => return door_ended(ended, &stop),
+        () = stop.cancelled() => Err(Error::new(ErrorKind::Cancelled, "stopped while starting")),
+    };
+    let agent = match started {
+        Ok(agent) => agent,
+        Err(error) => {
+            stop.cancel();
+            let _ = door.await;
+            return Err(error);
+        }
+    };
+    slot.fill(agent.clone());
+    let outcome = attend(&config, &agent, http_addr, &mut door, &stop, ready).await;
+
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    let stopping = Instant::now();
+    if !door.is_finished() {
+        let _ = door.await;
+    }
+    agent.shutdown(config.shutdown_deadline.saturating_sub(stopping.elapsed())).await;
+    tracing::info!(seconds = stopping.elapsed().as_secs_f64(), "stopped");
+    outcome
+}
+
+/// From ready to the wish to stop.
+async fn attend(
+    config: &Config,
+    agent: &Agent,
+    http: SocketAddr,
+    door: &mut tokio::task::JoinHandle<Result<()>>,
+    stop: &CancellationToken,
+    ready: impl FnOnce(Bound),
+) -> Result<()> {
+    let bound = Bound { http, quic: quic_addr(agent)? };
+    let _file = AddressFile::write(&config.data_dir, bound)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), http = %bound.http, quic = %bound.quic,
+        data_dir = %config.data_dir.display(), "ready"
+    );
+    notify(&[sd_notify::NotifyState::Ready]);
+    ready(bound);
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = door => door_ended(ended, stop),
+    }
+}
+
+fn quic_addr(agent: &Agent) -> Result<SocketAddr> {
+    let me = agent.members().into_iter().find(|member| member.me);
+    let addr =
+        me.ok_or_else(|| Error::new(ErrorKind::Invalid, "the agent is no member of its own cluster"))?.addr;
+    addr.parse().map_err(|e| Error::with_source(ErrorKind::Invalid, format!("QUIC address {addr:?}"), e))
+}
+
+/// The door ends by itself only when it could not be guarded, or by a defect of ours.
+fn door_ended(
+    ended: std::result::Result<Result<()>, tokio::task::JoinError>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    match ended {
+        Ok(Ok(())) if stop.is_cancelled() => Ok(()),
+        Ok(Ok(())) => Err(Error::new(ErrorKind::UNAVAILABLE, "the HTTP door closed by itself")),
+        Ok(Err(error)) => Err(error),
+        Err(e) => Err(Error::with_source(ErrorKind::UNAVAILABLE, "the HTTP door failed", e)),
+    }
+}
+
+/// `agent.json`, removed when dropped if it is still ours.
+struct AddressFile(PathBuf);
+
+impl AddressFile {
+    fn write(data_dir: &Path, bound: Bound) -> Result<Self> {
+        let path = data_dir.join(ADDRESS_FILE);
+        let named = || path.display().to_string();
+        let agent =
+            RunningAgent { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned(), bound };
+        let text =
+            serde_json::to_vec(&agent).map_err(|e| Error::with_source(ErrorKind::Invalid, named(), e))?;
+        // Written beside and renamed: a reader sees all of it or nothing.
+        let beside = path.with_extension("json.new");
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .at(named)?;
+        file.write_all(&text).at(named)?;
+        std::fs::rename(&beside, &path).at(named)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_file(&self.0) {
+            tracing::debug!(file = %self.0.display(), error = %e, "address file was gone already");
+        }
+    }
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+fn signals() -> Result<Signals> {
+    let at = || "signal handlers".to_owned();
+    Ok(Signals {
+        term: signal(SignalKind::terminate()).at(at)?,
+        int: signal(SignalKind::interrupt()).at(at)?,
+    })
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+async fn heed_signals(mut signals: Signals, stop: CancellationToken) {
+    signals.next().await;
+    tracing::info!("stopping; a second signal ends it at once");
+    stop.cancel();
+    signals.next().await;
+    tracing::warn!("ended at once");
+    std::process::exit(EXIT_AT_ONCE);
+}
+
+/// Tells systemd, if it asked to be told.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(state) {
+        tracing::warn!(error = %e, "systemd could not be notified");
+    }
+}
+
+/// The runtime an agent runs on: one worker a core.
+///
+/// # Errors
+/// `Unavailable` when threads cannot be made.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    raise_descriptor_limit();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, MAX_WORKERS))
+        .thread_name("emberline")
+        .enable_all()
+        .build()
+        .at(|| "runtime threads".to_owned())
+}
+
+/// Sockets and files of a busy agent exceed the usual 1,024; the hard limit is the operator's word.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(error = %e, "descriptor limit stays as it is");
+    }
+}
+
+/// Starts logging to standard error. A second call in one process changes nothing.
+///
+/// # Errors
+/// `Invalid` for a level that is none.
+pub fn start_logging(config: &LogConfig) -> Result<()> {
+    let lines = tracing_subscriber::fmt().with_env_filter(config.directives()?).with_writer(std::io::stderr);
+    let _ = match config.format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const BOUND: Bound = Bound {
+        http: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1),
+        quic: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2),
+    };
+
+    #[test]
+    fn an_address_file_is_private_and_there_as_long_as_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ADDRESS_FILE);
+        let file = AddressFile::write(dir.path(), BOUND).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let found = RunningAgent::find(dir.path()).unwrap().unwrap();
+        assert_eq!((found.pid, found.bound), (std::process::id(), BOUND));
+        drop(file);
+        assert_eq!(RunningAgent::find(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_address_of_a_dead_process_is_none_and_rubbish_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ADDRESS_FILE);
+        // Beyond the largest process id Linux gives.
+        let dead = RunningAgent { pid: 1 << 30, version: String::new(), bound: BOUND };
+        std::fs::write(&path, serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert_eq!(RunningAgent::find(dir.path()).unwrap(), None);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(RunningAgent::find(dir.path()).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
