@@ -3,18 +3,40 @@
 //! Owns the store, the origins, the cluster and the running jobs. Doors translate to and from
 //! these calls and hold no logic of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
 
+use coordinatorless_p2p::{
+    ChunkSet, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey, SwarmId,
+    cluster::{Cluster, ClusterConfig, Observer, Parts},
+    transport::{Transport, quic::{QuicConfig, QuicTransport}},
+};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
         ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, PullRequest, PullStatus, ScaleHook, Status,
         VerifyReport, WarmRequest, WarmStatus,
     },
-    config::Config,
-    error::Result,
+    config::{ClusterSettings, Config},
+    error::{Error, ErrorKind, Result},
     expose::paths::OpenedFile,
+    fetch, metrics,
+    origin::{Origins, Patterns},
+    plan,
+    pulls::Pulls,
+    reference::Reference,
+    resolve::Resolver,
+    services::AgentHost,
+    store::Store,
+    warm::Warms,
 };
 
 /// A running agent. Cheap to clone; all clones are the same agent.
@@ -23,16 +45,90 @@ pub struct Agent {
     inner: Arc<Inner>,
 }
 
-struct Inner {}
+/// What the agent's parts share.
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) origins: Origins,
+    pub(crate) cluster: Cluster,
+    pub(crate) resolver: Resolver,
+    pub(crate) pulls: Pulls,
+    pub(crate) warms: Warms,
+    pub(crate) cancel: CancellationToken,
+    config: Config,
+    began: Instant,
+    stopping: AtomicBool,
+}
 
-#[expect(clippy::unimplemented, unused_variables, reason = "the signatures come first")]
+impl Inner {
+    /// Starts a pull after looking at what can be looked at now.
+    pub(crate) fn pull(self: &Arc<Self>, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
+        }
+        request.reference.parse::<Reference>()?;
+        Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+        if request.timeout_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
+            return Err(Error::new(ErrorKind::Invalid, "timeout_seconds is not a time"));
+        }
+        if request.to.as_ref().is_some_and(|to| !to.is_absolute()) {
+            return Err(Error::new(ErrorKind::Invalid, "the directory to place files in must be absolute"));
+        }
+        self.pulls.start(self, request)
+    }
+
+    fn find(&self, named: &str) -> Result<SwarmId> {
+        let canonical = match named.parse::<Reference>() {
+            Ok(Reference::Ember(hash)) => hash.to_string(),
+            Ok(reference) => reference.to_string(),
+            Err(_) => named.to_owned(),
+        };
+        self.store
+            .find(&canonical)
+            .or_else(|| self.store.find(named))
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{named} is not on this node")))
+    }
+}
+
 impl Agent {
     /// Opens the store, binds the QUIC socket, joins the cluster. Doors are started by the caller.
     ///
     /// # Errors
     /// `Invalid` for a configuration that cannot work; `Denied` and `Full` from the data directory.
     pub async fn start(config: Config) -> Result<Self> {
-        unimplemented!()
+        let store = Store::open(config.data_dir.clone(), config.store.clone()).await?;
+        let origins = Origins::new(config.origins.clone())?;
+        let identity = Arc::new(identity(&config)?);
+        let listen = config.cluster.listen;
+        let transport = QuicTransport::bind(listen, identity, QuicConfig::default())?;
+        let me = describe(&config.cluster, transport.id(), transport.local_addr())?;
+        tracing::info!(node = %me.id, name = %me.name, addr = %me.addr, zone = %me.zone, "this node");
+        let transport: Arc<dyn Transport> = transport;
+        let seeds = config.cluster.seeds.clone();
+        let membership =
+            Membership::start(transport.clone(), me, MembershipConfig { seeds, ..MembershipConfig::default() })?;
+        let inner = Arc::new_cyclic(|weak| {
+            let parts = Parts {
+                transport,
+                membership,
+                store: Arc::new(store.clone()),
+                host: Arc::new(AgentHost(weak.clone(), store.clone())),
+                observer: Arc::new(Trouble),
+            };
+            let cluster = Cluster::start(parts, ClusterConfig::default());
+            Inner {
+                resolver: Resolver::new(origins.clone(), store.clone(), cluster.clone()),
+                store,
+                origins,
+                cluster,
+                pulls: Pulls::default(),
+                warms: Warms::default(),
+                cancel: CancellationToken::new(),
+                config,
+                began: Instant::now(),
+                stopping: AtomicBool::new(false),
+            }
+        });
+        Ok(Self { inner })
     }
 
     /// Starts a pull, or joins the one under way for the same artifact and files.
@@ -40,12 +136,12 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a reference or pattern that cannot be parsed; later failures are in the status.
     pub fn pull(&self, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
-        unimplemented!()
+        self.inner.pull(request)
     }
 
     /// Every pull that is running or ended lately, oldest first.
     pub fn pulls(&self) -> Vec<PullStatus> {
-        unimplemented!()
+        self.inner.pulls.list()
     }
 
     /// Follows one pull.
@@ -53,7 +149,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` for an id that is unknown or long gone.
     pub fn watch_pull(&self, id: &str) -> Result<watch::Receiver<PullStatus>> {
-        unimplemented!()
+        self.inner.pulls.watch(id)
     }
 
     /// Ends a pull; what is here stays for the next one.
@@ -61,7 +157,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` for an id that is unknown.
     pub fn cancel_pull(&self, id: &str) -> Result<()> {
-        unimplemented!()
+        self.inner.pulls.cancel(id)
     }
 
     /// What a pull would do.
@@ -69,7 +165,7 @@ impl Agent {
     /// # Errors
     /// As resolving: `NotFound`, `Denied`, `Unavailable`, `Invalid`.
     pub async fn plan(&self, request: PlanRequest) -> Result<Plan> {
-        unimplemented!()
+        plan::plan(&self.inner, request).await
     }
 
     /// Has other nodes pull.
@@ -77,7 +173,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a selector that names nobody or more than one way.
     pub fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
-        unimplemented!()
+        self.inner.warms.start(&self.inner, request)
     }
 
     /// Warms for an autoscaler.
@@ -85,12 +181,12 @@ impl Agent {
     /// # Errors
     /// As [`warm`](Self::warm).
     pub fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
-        unimplemented!()
+        self.inner.warms.start(&self.inner, Warms::of_hook(hook)?)
     }
 
     /// Every warm-up that is running or ended lately, oldest first.
     pub fn warms(&self) -> Vec<WarmStatus> {
-        unimplemented!()
+        self.inner.warms.list()
     }
 
     /// Follows one warm-up.
@@ -98,7 +194,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` for an id that is unknown or long gone.
     pub fn watch_warm(&self, id: &str) -> Result<watch::Receiver<WarmStatus>> {
-        unimplemented!()
+        self.inner.warms.watch(id)
     }
 
     /// Ends a warm-up on every node it runs on.
@@ -106,12 +202,12 @@ impl Agent {
     /// # Errors
     /// `NotFound` for an id that is unknown.
     pub fn cancel_warm(&self, id: &str) -> Result<()> {
-        unimplemented!()
+        self.inner.warms.cancel(id)
     }
 
     /// What is on this disk. `resident` also counts pages in the page cache, which costs a walk.
     pub async fn artifacts(&self, resident: bool) -> Vec<ArtifactInfo> {
-        unimplemented!()
+        self.inner.store.artifacts(resident).await
     }
 
     /// One artifact by reference, swarm id or manifest hash.
@@ -119,7 +215,9 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here.
     pub async fn artifact(&self, named: &str) -> Result<ArtifactInfo> {
-        unimplemented!()
+        let swarm = self.inner.find(named)?.to_string();
+        let found = self.artifacts(false).await.into_iter().find(|a| a.swarm == swarm);
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{named} is not on this node")))
     }
 
     /// Where a complete artifact is.
@@ -127,7 +225,14 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here; `Unavailable` while it is not whole.
     pub async fn path(&self, named: &str) -> Result<PathAnswer> {
-        unimplemented!()
+        let info = self.artifact(named).await?;
+        match info.path {
+            Some(path) if info.complete => Ok(PathAnswer { reference: named.to_owned(), path }),
+            _ => {
+                let text = format!("{named} is not whole yet: {} of {} bytes are here", info.done_bytes, info.total_bytes);
+                Err(Error::new(ErrorKind::Unavailable { retry_after: Some(Duration::from_secs(5)) }, text))
+            }
+        }
     }
 
     /// Opens one whole file of an artifact for serving. Takes a lease for as long as it lives.
@@ -135,7 +240,8 @@ impl Agent {
     /// # Errors
     /// `NotFound`; `Unavailable` while it is not whole.
     pub async fn open_file(&self, named: &str, path: &str) -> Result<OpenedFile> {
-        unimplemented!()
+        let swarm = self.inner.find(named)?;
+        self.inner.store.open_file(swarm, &path.parse()?).await
     }
 
     /// Re-hashes an artifact and, with `repair`, fetches again what is wrong.
@@ -143,7 +249,53 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here.
     pub async fn verify(&self, named: &str, repair: bool) -> Result<VerifyReport> {
-        unimplemented!()
+        let began = Instant::now();
+        let swarm = self.inner.find(named)?;
+        let lease = self.inner.store.lease(swarm)?;
+        let missing = || Error::new(ErrorKind::NotFound, format!("{named} is not on this node"));
+        let blueprint = self.inner.store.blueprint(swarm).ok_or_else(missing)?;
+        let was = self.artifact(named).await?;
+        let (held, bytes) = {
+            use coordinatorless_p2p::ChunkStore;
+            let held = self.inner.store.inventory(swarm)?.held;
+            let lens = blueprint.chunk_lens();
+            let bytes = held.iter().map(|c| u64::from(lens[c as usize])).sum();
+            (held, bytes)
+        };
+        let corrupt = self.inner.store.verify(swarm, &|_| {}).await?;
+        for chunk in &corrupt {
+            metrics::corrupt_chunk(metrics::Found::Disk);
+            tracing::error!(artifact = named, path = chunk.path, offset = chunk.offset, "rot on disk");
+        }
+        let mut report = VerifyReport {
+            reference: named.to_owned(),
+            chunks: held.len().into(),
+            bytes,
+            repaired: 0,
+            seconds: 0.0,
+            corrupt,
+        };
+        if repair && !report.corrupt.is_empty() {
+            let mut wanted = ChunkSet::new(blueprint.chunk_count());
+            let mut files = Vec::new();
+            for chunk in &report.corrupt {
+                let Some(file) = blueprint.files.iter().position(|f| f.path.as_str() == chunk.path) else { continue };
+                for c in blueprint.chunks_overlapping(file, chunk.offset..chunk.offset + u64::from(chunk.bytes)) {
+                    wanted.insert(c);
+                }
+                files.push(file);
+            }
+            fetch::refetch(&self.inner, &lease, wanted).await?;
+            for file in files {
+                self.inner.store.publish_file(swarm, file).await?;
+            }
+            if was.complete {
+                self.inner.store.publish(swarm, &self.inner.store.wanted(swarm)).await?;
+            }
+            report.repaired = report.corrupt.len() as u64;
+        }
+        report.seconds = began.elapsed().as_secs_f64();
+        Ok(report)
     }
 
     /// Keeps an artifact from eviction, or lets it go.
@@ -151,7 +303,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here.
     pub async fn pin(&self, named: &str, pinned: bool) -> Result<()> {
-        unimplemented!()
+        self.inner.store.pin(self.inner.find(named)?, pinned).await
     }
 
     /// Removes an artifact from this disk. Readers keep what they have mapped.
@@ -159,29 +311,173 @@ impl Agent {
     /// # Errors
     /// `NotFound`; `Denied` while it is pinned or leased, unless `force`.
     pub async fn remove(&self, named: &str, force: bool) -> Result<()> {
-        unimplemented!()
+        let swarm = self.inner.find(named)?;
+        self.inner.store.remove(swarm, force).await?;
+        self.inner.cluster.forget(swarm);
+        Ok(())
     }
 
     /// The members this node sees, itself first.
     pub fn members(&self) -> Vec<Member> {
-        unimplemented!()
+        let me = self.inner.cluster.id();
+        let views = self.inner.cluster.membership().members();
+        let mut members: Vec<Member> =
+            views.iter().map(|v| member(&v.node, &v.state.to_string(), v.node.id == me)).collect();
+        members.sort_by(|a, b| b.me.cmp(&a.me).then_with(|| a.name.cmp(&b.name)));
+        members
     }
 
     /// The agent in one glance.
     pub async fn status(&self, resident: bool) -> Status {
-        unimplemented!()
+        let inner = &self.inner;
+        let space = inner.store.space();
+        let members = self.members();
+        let me = inner.cluster.id();
+        let node = members.iter().find(|m| m.id == me).cloned();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            members: members.iter().filter(|m| m.state == "alive").count(),
+            node: node.unwrap_or_else(|| Member {
+                id: me,
+                name: inner.config.cluster.name.clone(),
+                addr: inner.config.cluster.listen.to_string(),
+                zone: inner.config.cluster.zone.clone(),
+                weight: inner.config.cluster.weight,
+                state: "alive".to_owned(),
+                me: true,
+            }),
+            data_dir: inner.config.data_dir.clone(),
+            used_bytes: space.used_bytes,
+            quota_bytes: space.quota_bytes,
+            free_bytes: space.free_bytes,
+            artifacts: self.artifacts(resident).await,
+            pulls: inner.pulls.list().into_iter().filter(|p| !p.phase.is_over()).collect(),
+            totals: inner.pulls.totals().sources,
+            served_bytes: inner.cluster.served_bytes(),
+            rss_bytes: metrics::rss_bytes().unwrap_or(0),
+            uptime_seconds: inner.began.elapsed().as_secs_f64(),
+        }
     }
 
     /// Whether pulls can be served now; the reason when not.
     ///
     /// # Errors
-    /// `Unavailable` while starting or stopping; `Full` when the disk cannot take a byte.
+    /// `Unavailable` while stopping; `Full` when the disk cannot take a byte.
     pub fn ready(&self) -> Result<()> {
-        unimplemented!()
+        if self.inner.stopping.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
+        }
+        if self.inner.store.space().free_bytes == 0 {
+            let dir = self.inner.config.data_dir.display();
+            return Err(Error::new(ErrorKind::Full, format!("no byte is free on the disk of {dir}")));
+        }
+        Ok(())
     }
 
     /// Stops accepting, drains until `deadline`, says goodbye, syncs.
     pub async fn shutdown(&self, deadline: Duration) {
-        unimplemented!()
+        let end = tokio::time::Instant::now() + deadline;
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.cancel.cancel();
+        let jobs = async { tokio::join!(self.inner.pulls.drain(), self.inner.warms.drain()) };
+        let _ = tokio::time::timeout(deadline / 4, jobs).await;
+        self.inner.cluster.shutdown(deadline / 2).await;
+        let rest = end.saturating_duration_since(tokio::time::Instant::now());
+        self.inner.store.close(rest.max(Duration::from_secs(1))).await;
+    }
+}
+
+fn member(node: &Node, state: &str, me: bool) -> Member {
+    Member {
+        id: node.id,
+        name: node.name.clone(),
+        addr: node.addr.to_string(),
+        zone: node.zone.clone(),
+        weight: node.weight,
+        state: state.to_owned(),
+        me,
+    }
+}
+
+/// Who this node is: files, else the cluster's secret, else a secret that everybody on this machine
+/// knows and that is therefore good on loopback only.
+fn identity(config: &Config) -> Result<Identity> {
+    let cluster = &config.cluster;
+    if let (Some(ca), Some(certificate), Some(key)) =
+        (&cluster.ca_file, &cluster.certificate_file, &cluster.key_file)
+    {
+        return Identity::from_files(ca, certificate, key);
+    }
+    let key = NodeKey::load_or_create(&config.data_dir.join("node.key"))?;
+    if let Some(file) = &cluster.secret_file {
+        return Identity::from_secret(&ClusterSecret::from_file(file)?, key);
+    }
+    if !cluster.listen.ip().is_loopback() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("cluster.listen is {}: off loopback a secret or certificates are needed", cluster.listen),
+        ));
+    }
+    tracing::warn!("no cluster secret: this agent talks to agents on this machine only");
+    Identity::from_secret(&ClusterSecret::for_loopback(), key)
+}
+
+fn describe(settings: &ClusterSettings, id: NodeId, bound: SocketAddr) -> Result<Node> {
+    let name = if settings.name.is_empty() {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    } else {
+        settings.name.clone()
+    };
+    for (what, label) in [("cluster.name", &name), ("cluster.zone", &settings.zone)] {
+        if label.len() > Node::MAX_LABEL_BYTES {
+            let text = format!("{what} {label:?} is longer than {} bytes", Node::MAX_LABEL_BYTES);
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+    }
+    let addr = match settings.advertise {
+        Some(addr) if addr.port() == 0 => SocketAddr::new(addr.ip(), bound.port()),
+        Some(addr) => addr,
+        None if bound.ip().is_unspecified() => SocketAddr::new(outward_ip(bound, &settings.seeds)?, bound.port()),
+        None => bound,
+    };
+    let generation =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+    Ok(Node { id, name, addr, zone: settings.zone.clone(), weight: settings.weight, generation })
+}
+
+/// The address this machine is reached by: the one it would use towards a seed, else towards the
+/// network at large. Connecting a UDP socket sends nothing.
+fn outward_ip(bound: SocketAddr, seeds: &[String]) -> Result<IpAddr> {
+    let towards = |target: &str| -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind(SocketAddr::new(bound.ip(), 0))?;
+        socket.connect(target)?;
+        Ok(socket.local_addr()?.ip().to_canonical())
+    };
+    let beyond = ["192.0.2.1:9", "[2001:db8::1]:9"];
+    seeds
+        .iter()
+        .map(String::as_str)
+        .chain(beyond)
+        .filter_map(|target| towards(target).ok())
+        .find(|ip| !ip.is_unspecified())
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::AddrNotAvailable))
+        .at(|| format!("listening on {bound}: say by cluster.advertise how others reach this node"))
+}
+
+/// Tells the log and the metrics of trouble with peers.
+struct Trouble;
+
+impl Observer for Trouble {
+    fn stalled(&self, _source: &'static str) {
+        metrics::stalled(metrics::Stall::Peer);
+    }
+
+    fn corrupt(&self, peer: NodeId, index: u32) {
+        metrics::corrupt_chunk(metrics::Found::Peer);
+        tracing::error!(peer = %peer, chunk = index, "a peer sent bytes that do not have their hash");
+    }
+
+    fn shunned(&self, peer: NodeId, why: &'static str) {
+        tracing::error!(peer = %peer, why, "shunning a peer");
     }
 }

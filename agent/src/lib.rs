@@ -1,17 +1,27 @@
 //! The Emberline agent.
 //!
-//!     reference → snapshot → blueprint → plan → fetch (holder, else origin) → verify → store → expose
+//! ```text
+//! reference → snapshot → blueprint → plan → fetch (holder, else origin) → verify → store → expose
+//! ```
+//!
+//! [`agent`] is what doors and commands talk to; [`fetch`] is that line.
 
 pub mod agent;
 pub mod api;
 pub mod config;
 pub mod error;
 pub mod expose;
+pub mod fetch;
 pub mod layout;
 pub mod manifest;
 pub mod metrics;
 pub mod origin;
+mod plan;
+mod pulls;
 pub mod reference;
+pub mod resolve;
 pub mod run;
+pub mod services;
 pub mod snapshot;
 pub mod store;
+mod warm;

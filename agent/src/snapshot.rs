@@ -31,7 +31,7 @@ impl RelativePath {
     /// What two paths have in common that some file system would take for one: case and Unicode
     /// normalisation form are gone.
     fn folded(&self) -> String {
-        self.0.nfd().flat_map(char::to_lowercase).nfc().collect()
+        self.0.chars().flat_map(char::to_lowercase).nfc().collect()
     }
 }
 

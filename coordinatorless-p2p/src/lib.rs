@@ -4,16 +4,27 @@
 //! its origin between them, and pass verified chunks on as they arrive. There is no tracker and no
 //! leader. This crate knows chunks and peers; it never knows models, URLs or files.
 //!
-//! Pure and without clock: [`chunk`], [`node`], [`ring`], [`swarm`], [`wire`].
+//! Pure and without clock: [`chunk`], [`node`], [`ring`], [`meeting`], [`swarm`], [`wire`].
 //! With sockets and timers: [`transport`], [`exchange`], [`membership`], and the shell [`cluster`].
 
 pub mod chunk;
+pub mod cluster;
 pub mod error;
+pub mod exchange;
+pub mod identity;
+pub mod meeting;
+pub mod membership;
 pub mod node;
+pub mod ring;
 pub mod seam;
+pub mod swarm;
 pub mod transport;
+pub mod wire;
 
 pub use chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId, VerifiedChunk};
 pub use error::{Error, ErrorKind, IoContext, Result};
+pub use identity::{ClusterSecret, Identity, NodeKey};
+pub use membership::{Membership, MembershipConfig};
 pub use node::{Node, NodeId};
+pub use ring::Ring;
 pub use seam::{ChunkStore, Inventory, SpanSource};

@@ -26,22 +26,20 @@ const COPY_BYTES: usize = 1 << 20;
 /// # Errors
 /// `Unavailable` when the disk cannot give a byte.
 pub async fn prefault(files: &[OpenedFile], progress: impl Fn(u64)) -> Result<()> {
-    let pieces = files.iter().flat_map(|file| {
-        (0..file.bytes)
-            .step_by(PIECE_BYTES as usize)
-            .map(move |start| (file, start..file.bytes.min(start + PIECE_BYTES)))
-    });
+    let mut pieces: Vec<(OpenedFile, Range<u64>)> = Vec::new();
+    for file in files {
+        for start in (0..file.bytes).step_by(PIECE_BYTES as usize) {
+            pieces.push((file.clone(), start..file.bytes.min(start + PIECE_BYTES)));
+        }
+    }
     futures::stream::iter(pieces)
-        .map(|(file, piece)| {
-            let file = file.clone();
-            async move {
-                let piece_bytes = piece.end - piece.start;
-                tokio::task::spawn_blocking(move || touch(&file.file, piece))
-                    .await
-                    .map_err(|e| Error::with_source(ErrorKind::UNAVAILABLE, "prefault", e))?
-                    .at(|| "prefault".to_owned())?;
-                Ok::<_, Error>(piece_bytes)
-            }
+        .map(|(file, piece)| async move {
+            let piece_bytes = piece.end - piece.start;
+            tokio::task::spawn_blocking(move || touch(&file.file, piece))
+                .await
+                .map_err(|e| Error::with_source(ErrorKind::UNAVAILABLE, "prefault", e))?
+                .at(|| "prefault".to_owned())?;
+            Ok::<_, Error>(piece_bytes)
         })
         .buffer_unordered(PIECES_AT_ONCE)
         .try_for_each(|piece_bytes| {

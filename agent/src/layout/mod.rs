@@ -4,7 +4,7 @@
 //! must get the same chunks in every fine-tune and every resharding. So boundaries stand at tensor
 //! starts, and what is inside a tensor is cut from the tensor's own start, never from the file's.
 //!
-//! Knows two formats ([safetensors], [GGUF](gguf)); everything else, and every header that does not
+//! Knows two formats (safetensors, GGUF); everything else, and every header that does not
 //! add up, is opaque and cut in fixed steps: such a file is still served byte for byte. Does no I/O:
 //! [`header_need`] says which bytes of a file's start must be brought here first.
 //!

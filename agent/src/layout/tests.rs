@@ -129,7 +129,7 @@ fn a_tensor_added_among_small_ones_moves_only_the_boundaries_near_it() {
     let names: Vec<String> = (0..400).map(|i| format!("blocks.{i}.norm.weight")).collect();
     let tensors: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 50_000)).collect();
     let mut more = tensors.clone();
-    more.insert(3, ("blocks.extra", 12_345));
+    more.insert(3, ("blocks.extra", 123_456));
 
     let ends_of = |tensors: &[(&str, u64)], shift: u64| {
         let (file, begin) = safetensors(tensors);
@@ -140,9 +140,9 @@ fn a_tensor_added_among_small_ones_moves_only_the_boundaries_near_it() {
             .map(|at| at - begin - shift)
             .collect::<Vec<_>>()
     };
-    let (before, after) = (ends_of(&tensors, 0), ends_of(&more, 12_345));
+    let (before, after) = (ends_of(&tensors, 0), ends_of(&more, 123_456));
     let shared = before.iter().filter(|at| after.contains(at)).count();
-    assert!(before.len() > 20 && shared * 10 >= before.len() * 8, "{shared} of {}", before.len());
+    assert!(before.len() >= 20 && shared * 10 >= before.len() * 8, "{shared} of {}", before.len());
 }
 
 #[test]

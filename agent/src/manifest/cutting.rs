@@ -9,15 +9,26 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A blueprint in the making. Pure: whoever drives it reads the origin.
+/// A blueprint in the making. Pure: whoever drives it reads the origin, one header at a time by
+/// [`next_need`](Self::next_need) or several by [`needs`](Self::needs).
 ///
+/// Keeps the headers only of files that have been started and need more: with k reads under way at
+/// most k × 100 MB, in practice a few MiB.
+///
+/// ```
+/// use emberline_agent::{error::Result, manifest::{Blueprint, Cutting}, snapshot::Snapshot};
+///
+/// fn cut(snapshot: &Snapshot, read: impl Fn(usize, std::ops::Range<u64>) -> Vec<u8>) -> Result<Blueprint> {
+///     let mut cutting = Cutting::new(snapshot)?;
 ///     while let Some((file, range)) = cutting.next_need() {
 ///         cutting.supply(file, &read(file, range))?;
 ///     }
-///     cutting.finish()?
+///     cutting.finish()
+/// }
 ///
-/// or several at a time by [`needs`](Self::needs). Keeps the headers only of files that have been
-/// started and need more: with k reads under way at most k × 100 MB, in practice a few MiB.
+/// let nothing = Snapshot::new("s3://bucket/empty", None, Vec::new()).unwrap();
+/// assert_eq!(cut(&nothing, |_, _| Vec::new()).unwrap().chunk_count(), 0);
+/// ```
 pub struct Cutting {
     snapshot: Snapshot,
     target_bytes: u32,

@@ -8,7 +8,7 @@ use crate::snapshot::Digest;
 
 /// A running check: feed it the file in order, then ask [`matches`](Self::matches).
 ///
-/// About 1.8 GB/s for SHA-256 and half of that for the others on one core: keep it off the runtime.
+/// About 1.8 GB/s for SHA-256 on one core, and the others are slower: keep it off the runtime.
 pub struct DigestCheck {
     state: State,
     /// Bytes still to come; `None` once there were too many.

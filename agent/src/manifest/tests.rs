@@ -186,6 +186,31 @@ fn another_version_is_refused_with_words() {
 }
 
 #[test]
+fn more_bytes_than_the_limit_are_not_looked_at() {
+    let mut bytes = GOLDEN_BLUEPRINT[..6].to_vec();
+    bytes.resize(MAX_ENCODED_BYTES + 1, 0);
+    let err = Blueprint::decode(&bytes).unwrap_err();
+    assert!(err.to_string().contains("longer than"), "{err}");
+}
+
+#[test]
+fn a_value_has_one_encoding_and_no_flipped_bit_goes_unnoticed() {
+    let original = blueprint();
+    let mut survivors = 0;
+    for bit in 0..GOLDEN_BLUEPRINT.len() * 8 {
+        let mut bytes = GOLDEN_BLUEPRINT.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(decoded) = Blueprint::decode(&bytes) {
+            survivors += 1;
+            assert_ne!(decoded, original, "bit {bit} means nothing");
+            assert_ne!(decoded.swarm_id(), original.swarm_id());
+        }
+    }
+    // A digest, an ETag and a revision can hold any bits: these are other blueprints.
+    assert!(survivors > 0);
+}
+
+#[test]
 fn more_chunks_than_the_limit_are_refused() {
     let too_many = MAX_CHUNKS as usize + 1;
     let file = BlueprintFile { chunk_bytes: vec![1; too_many], size: too_many as u64, ..file("a", &[]) };

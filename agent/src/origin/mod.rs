@@ -2,18 +2,57 @@
 //!
 //! Retry, limits, stall time-outs and counting are decorators of the one trait. An origin never
 //! mixes two versions: every read is pinned to what the snapshot saw.
+//!
+//!     retry → limit → count → stall → exact → file | http | object (S3, GCS, Azure) | hub
+//!
+//! Everything that speaks HTTP goes out through one client, which refuses metadata addresses, checks
+//! every hop of a redirect, and leaves a host alone for as long as it asked to be.
 
-use std::{ops::Range, sync::Arc};
+mod aws_profile;
+mod client;
+mod config;
+mod count;
+mod exact;
+mod file;
+mod guard;
+mod hosts;
+mod http;
+mod hub;
+mod limit;
+mod listing;
+mod object;
+mod patterns;
+mod retry;
+mod stall;
+mod stores;
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::{
-    error::Result,
-    reference::Reference,
+    error::{Error, ErrorKind, Result},
+    reference::{Bucket, Reference},
     snapshot::{Snapshot, SnapshotFile},
 };
+
+pub use config::{AzConfig, GsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config};
+pub use count::OriginCounters;
+pub use listing::{LISTING_FILE, MAX_FILES, is_control_file};
+pub use patterns::Patterns;
+
+use client::Client;
+use stores::{Store, Ways};
+
+/// Stores kept open; beyond it all are opened anew.
+const MAX_STORES: usize = 256;
 
 /// A place that holds one model.
 #[async_trait]
@@ -36,16 +75,29 @@ pub trait Origin: Send + Sync + 'static {
     -> Result<BoxStream<'static, Result<Bytes>>>;
 }
 
-/// Makes origins of references, from one configuration; counts what they cost.
+/// Makes origins of references, from one configuration; counts what they cost. Cheap to clone; clones
+/// share connections, limits and counters.
 #[derive(Clone)]
 pub struct Origins {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-/// Settings of all origins.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OriginsConfig {}
+struct Inner {
+    config: OriginsConfig,
+    allow: guard::AllowList,
+    hosts: Arc<hosts::Hosts>,
+    ledger: count::Ledger,
+    /// Pools by the authorities that they trust besides the system's.
+    ways: Mutex<HashMap<Option<PathBuf>, Ways>>,
+    stores: Mutex<HashMap<StoreKey, Arc<Store>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum StoreKey {
+    S3(String),
+    Gs(String),
+    Az(Option<String>, String),
+}
 
 impl Origins {
     /// Prepares clients; nothing is contacted yet.
@@ -53,16 +105,175 @@ impl Origins {
     /// # Errors
     /// `Invalid` for settings that contradict each other.
     pub fn new(config: OriginsConfig) -> Result<Self> {
-        let _ = config;
-        Ok(Self { inner: Arc::new(()) })
+        config.validate()?;
+        // Whoever came first chose a provider already; either serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                allow: guard::AllowList::new(&config.allow),
+                hosts: Arc::new(hosts::Hosts::new(config.max_concurrent_requests)),
+                ledger: count::Ledger::default(),
+                ways: Mutex::default(),
+                stores: Mutex::default(),
+                config,
+            }),
+        })
     }
 
     /// The origin that `reference` names, with retry, limits and counting around it.
     ///
     /// # Errors
-    /// `Invalid` when the scheme has no origin (`ember://`) or may not be used here.
+    /// `Invalid` when the scheme has no origin (`ember://`) or its settings cannot work; `Denied` when it
+    /// may not be used here.
     pub fn open(&self, reference: &Reference) -> Result<Arc<dyn Origin>> {
-        let _ = (&self.inner, reference);
-        Err(crate::error::Error::new(crate::error::ErrorKind::Invalid, "no origins yet"))
+        self.inner.open(reference)
     }
+
+    /// What each origin has cost since this node started.
+    pub fn counters(&self) -> Vec<OriginCounters> {
+        self.inner.ledger.read()
+    }
+}
+
+impl Inner {
+    fn open(&self, reference: &Reference) -> Result<Arc<dyn Origin>> {
+        let name = reference.to_string();
+        match reference {
+            Reference::File(path) => {
+                let origin = file::FileOrigin::new(name, path.clone(), self.allow.clone());
+                Ok(self.dressed(origin, "file", "local", "local"))
+            }
+            Reference::Http(url) => self.http(name, url),
+            Reference::S3(bucket) => {
+                self.allow.check(&bucket_name("s3", bucket))?;
+                let config = self.config.s3.for_bucket(&bucket.name);
+                let store = self.store(StoreKey::S3(bucket.name.clone()), || {
+                    stores::s3(&config, &bucket.name, self.ways(stores::aws_ca_file(&config))?)
+                })?;
+                self.object("s3", name, store, bucket)
+            }
+            Reference::Gs(bucket) => {
+                self.allow.check(&bucket_name("gs", bucket))?;
+                let config = &self.config.gs;
+                let store = self.store(StoreKey::Gs(bucket.name.clone()), || {
+                    stores::gs(config, &bucket.name, self.ways(config.ca_file.clone())?)
+                })?;
+                self.object("gs", name, store, bucket)
+            }
+            Reference::Az { account, bucket } => {
+                self.allow.check(&bucket_name("az", bucket))?;
+                let config = &self.config.az;
+                let store = self.store(StoreKey::Az(account.clone(), bucket.name.clone()), || {
+                    let ways = self.ways(config.ca_file.clone())?;
+                    stores::az(config, account.as_deref(), &bucket.name, ways)
+                })?;
+                self.object("az", name, store, bucket)
+            }
+            Reference::Hub(repo) => self.hub(name, repo),
+            Reference::Hdfs(_) => {
+                Err(Error::new(ErrorKind::Invalid, format!("{name}: hdfs:// is not supported yet")))
+            }
+            Reference::Ember(_) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{name} names content, not a place: it comes from peers only"),
+            )),
+        }
+    }
+
+    fn http(&self, name: String, url: &url::Url) -> Result<Arc<dyn Origin>> {
+        guard::check_url(url)?;
+        self.allow.check(&guard::shown(url))?;
+        let config = &self.config.http;
+        let host = client::host_key(url);
+        let is_known = |known: &String| Some(known.as_str()) == url.host_str() || *known == host;
+        let authorization = match &config.bearer_token_file {
+            Some(path) if config.bearer_hosts.iter().any(is_known) => {
+                Some(hub::bearer(&hub::read_secret(path)?, "origins.http.bearer_token_file")?)
+            }
+            _ => None,
+        };
+        let client = self.ways(config.ca_file.clone())?.client;
+        let patience = self.config.stall_timeout;
+        let origin = http::HttpOrigin::new(client, name, url.clone(), authorization, patience);
+        Ok(self.dressed(origin, "http", &host, &host))
+    }
+
+    fn hub(&self, name: String, repo: &crate::reference::HubRepo) -> Result<Arc<dyn Origin>> {
+        let kind = match repo.kind {
+            crate::reference::HubKind::Model => "",
+            crate::reference::HubKind::Dataset => "datasets/",
+            crate::reference::HubKind::Space => "spaces/",
+        };
+        self.allow.check(&format!("hf://{kind}{}@{}", repo.name, repo.revision))?;
+        let access = hub::HubAccess::new(&self.config.hf)?;
+        guard::check_url(&access.endpoint)?;
+        let host = client::host_key(&access.endpoint);
+        let client = self.ways(self.config.hf.ca_file.clone())?.client;
+        let patience = self.config.stall_timeout;
+        let origin = hub::HubOrigin::new(client, access, name, repo.clone(), patience);
+        Ok(self.dressed(origin, "hf", &host, &host))
+    }
+
+    fn object(
+        &self,
+        scheme: &'static str,
+        name: String,
+        store: Arc<Store>,
+        bucket: &Bucket,
+    ) -> Result<Arc<dyn Origin>> {
+        let host = store.host.clone();
+        let origin = object::ObjectOrigin::new(store, name, bucket)?;
+        Ok(self.dressed(origin, scheme, &bucket.name, &host))
+    }
+
+    /// Puts the decorators on, innermost first.
+    fn dressed(&self, origin: impl Origin, scheme: &'static str, label: &str, host: &str) -> Arc<dyn Origin> {
+        let config = &self.config;
+        let stall = stall::Stall { inner: exact::Exact(origin), timeout: config.stall_timeout };
+        let count = count::Count { inner: stall, entry: self.ledger.entry(scheme, label) };
+        let limit = limit::Limit { inner: count, permits: self.hosts.host(host).permits() };
+        let policy = retry::RetryPolicy { retries: config.retries, max_wait: config.max_retry_wait };
+        Arc::new(retry::Retry { inner: Arc::new(limit), policy })
+    }
+
+    fn ways(&self, ca_file: Option<PathBuf>) -> Result<Ways> {
+        let mut all = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&ca_file) {
+            return Ok(known.clone());
+        }
+        let authorities = ca_file.as_deref();
+        let made = Ways {
+            client: Client::new(&self.config, authorities, self.hosts.clone(), self.allow.clone())?,
+            credentials: client::pool(&self.config, authorities, false)?,
+        };
+        all.insert(ca_file, made.clone());
+        Ok(made)
+    }
+
+    fn store(&self, key: StoreKey, open: impl FnOnce() -> Result<Store>) -> Result<Arc<Store>> {
+        let mut all = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&key) {
+            return Ok(known.clone());
+        }
+        let opened = Arc::new(open()?);
+        if all.len() >= MAX_STORES {
+            all.clear();
+        }
+        all.insert(key, opened.clone());
+        Ok(opened)
+    }
+}
+
+/// How the allow-list names what a bucket reference names.
+fn bucket_name(scheme: &str, bucket: &Bucket) -> String {
+    let slash = if bucket.prefix.is_empty() { "" } else { "/" };
+    format!("{scheme}://{}{slash}{}", bucket.name, bucket.prefix)
+}
+
+/// The object is not the one that was listed.
+fn changed(reference: &str, file: &SnapshotFile, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("{reference}: origin changed: {} is not what it was when it was listed: {why}", file.path),
+    )
 }

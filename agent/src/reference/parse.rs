@@ -33,7 +33,7 @@ pub(super) fn reference(text: &str) -> Result<Reference, Why> {
     if text.chars().any(char::is_control) {
         return Err("has a newline or another control character".into());
     }
-    let Some((scheme, rest)) = text.split_once("://") else {
+    let Some((scheme, rest)) = split_scheme(text) else {
         return plain(text);
     };
     match scheme.to_ascii_lowercase().as_str() {
@@ -52,10 +52,16 @@ pub(super) fn reference(text: &str) -> Result<Reference, Why> {
     }
 }
 
+/// What stands before and after `://`, where that can be a scheme (RFC 3986, 3.1).
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let in_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    text.split_once("://").filter(|(scheme, _)| scheme.chars().all(in_scheme))
+}
+
 /// The text as it may be shown in a message: bounded, printable, without userinfo and query.
 pub(super) fn without_secrets(text: &str) -> String {
     const HIDDEN: &str = "***";
-    let (scheme, rest) = text.split_once("://").map_or((None, text), |(s, rest)| (Some(s), rest));
+    let (scheme, rest) = split_scheme(text).map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let query = rest.find(['?', '#']);
     let user_is_no_secret = scheme.is_none_or(|s| matches!(s, "hf" | "az" | "abfs" | "abfss"));
     let rest = match rest.rfind('@') {
@@ -271,6 +277,10 @@ fn checked_url(scheme: &str, rest: &str) -> Result<Url, Why> {
     no_dots(path)?;
     if rest.contains('\\') {
         return Err("has a backslash".into());
+    }
+    // Allowed by RFC 3986, but more often half of a `user:password@` with a slash in the password.
+    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.ends_with(':')) {
+        return Err("has a colon without a port".into());
     }
     let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|e| format!("is no URL: {e}"))?;
     if !url.username().is_empty() || url.password().is_some() || url.authority().contains('@') {

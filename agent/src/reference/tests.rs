@@ -41,6 +41,7 @@ fn every_kind_of_reference_prints_in_its_canonical_form() {
         ("file:///50%25/%3F", "file:///50%25/%3F"),
         ("file:///%FF", "file:///%FF"),
         ("/models/./x/", "file:///models/x"),
+        ("/odd ://x", "file:///odd :/x"),
         ("/50%20?#", "file:///50%2520%3F%23"),
         (&format!("ember://{}", hash.to_uppercase()), &format!("ember://{hash}")),
     ];
@@ -101,6 +102,7 @@ fn what_is_no_reference_is_refused_with_the_reason() {
         ("s3a://b/x", "did you mean s3://"),
         ("htps://h/x", "did you mean https://"),
         ("embers://x", "did you mean ember://"),
+        ("://x", "unknown scheme"),
         ("quux-corge://x", "known are s3, gs"),
         ("hf:org/name", "write hf://"),
         ("meta-llama/Llama-3", "write hf://meta-llama/Llama-3"),
@@ -123,6 +125,7 @@ fn passwords_and_tokens_are_refused_and_not_repeated() {
         "https://user:hunter2@host/x",
         "https://hunter2@host/x",
         "https://user:hunter2/@host/x",
+        "https://user:/hunter2@host/x",
         "https://user:a?hunter2@host/x",
         "https://user:a#hunter2@host/x",
         "https://host/x?X-Amz-Signature=hunter2",
@@ -137,6 +140,7 @@ fn passwords_and_tokens_are_refused_and_not_repeated() {
         "hf://user:hunter2@org/name",
         "ftps3://user:hunter2@host/x",
         "user:hunter2@host/x",
+        "user:hunter2@x://host/x",
         "https://user:hunter2@host:99999/x",
     ] {
         let message = text.parse::<Reference>().expect_err(text).to_string();
@@ -235,6 +239,17 @@ fn any_reference() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn a_password_never_reaches_the_message(
+        scheme in "(https|hdfs|s3|gs|az|hf|ftp|hffs|[a-z]{1,4})",
+        odd in "[/?#@:%&= ]{0,2}",
+        tail in "[ -~]{0,12}",
+    ) {
+        let text = format!("{scheme}://user:{odd}hunter2{odd}@host/{tail}");
+        let message = text.parse::<Reference>().expect_err(&text).to_string();
+        prop_assert!(!message.contains("hunter2"), "{}", message);
+    }
+
     #[test]
     fn what_parses_prints_as_what_parses_to_the_same(text in any_reference()) {
         if let Ok(reference) = text.parse::<Reference>() {

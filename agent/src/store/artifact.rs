@@ -237,6 +237,12 @@ impl Artifact {
         self.leases.load(Ordering::Acquire) == 0 && !self.pinned.load(Ordering::Acquire)
     }
 
+    /// The files that somebody asked for.
+    pub(super) fn wanted_files(&self) -> Vec<usize> {
+        let state = self.state();
+        (0..state.files.len()).filter(|n| state.files[*n] != FileState::Absent).collect()
+    }
+
     /// Whether somebody asked for files of it and all of them have their path.
     pub(super) fn is_complete(&self) -> bool {
         let state = self.state();

@@ -10,7 +10,7 @@ use coordinatorless_p2p::{ChunkHash, SwarmId};
 
 use super::{
     Lease,
-    artifact::{Artifact, FileState},
+    artifact::Artifact,
     resident::resident_bytes,
     shelf::Shelf,
 };
@@ -42,10 +42,10 @@ impl Shelf {
     }
 
     fn describe(&self, artifact: &Artifact, resident: bool) -> ArtifactInfo {
-        let (wanted, manifest, done_bytes): (Vec<usize>, _, _) = {
+        let wanted = artifact.wanted_files();
+        let (manifest, done_bytes) = {
             let state = artifact.state();
-            let wanted = (0..state.files.len()).filter(|n| state.files[*n] != FileState::Absent).collect();
-            (wanted, state.manifest, state.held_bytes)
+            (state.manifest, state.held_bytes)
         };
         let complete = artifact.is_complete();
         let mut total_bytes = 0u64;

@@ -1,12 +1,14 @@
 //! The store: one copy of every byte, in place, and nothing reachable before it is whole.
 //!
-//!     <data>/artifacts/<swarm id>/blueprint   what it consists of; written first
-//!                                /journal     chunks written, since when the index may not know
-//!                                /partial/<n> files being filled, preallocated, 0600
-//!                                /files/…     whole files, 0444, never written again
-//!                                /manifest    once every chunk hash is known
-//!     <data>/index.redb                       presence, pins, use: committed behind the data
-//!     <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use: a link to `files/`
+//! ```text
+//! <data>/artifacts/<swarm id>/blueprint   what it consists of; written first
+//!                            /journal     chunks written, since when the index may not know
+//!                            /partial/<n> files being filled, preallocated, 0600
+//!                            /files/…     whole files, 0444, never written again
+//!                            /manifest    once every chunk hash is known
+//! <data>/index.redb                       presence, pins, use: committed behind the data
+//! <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use: a link to `files/`
+//! ```
 //!
 //! This file is the asynchronous shell: it sends each verb to the blocking pool and owns the two
 //! background tasks. It knows nothing of peers or origins.
@@ -181,6 +183,16 @@ impl Store {
     /// newest), swarm id or manifest hash.
     pub fn find(&self, named: &str) -> Option<SwarmId> {
         self.shelf.find(named)
+    }
+
+    /// The name of every artifact here, whole or not.
+    pub fn swarms(&self) -> Vec<SwarmId> {
+        self.shelf.all().iter().map(|artifact| artifact.swarm).collect()
+    }
+
+    /// Which files of an artifact were asked for so far; none when it is not here.
+    pub fn wanted(&self, swarm: SwarmId) -> WantedFiles {
+        self.shelf.artifact(swarm).map(|artifact| artifact.wanted_files()).unwrap_or_default()
     }
 
     /// Everything here. `resident` also counts pages in the page cache.

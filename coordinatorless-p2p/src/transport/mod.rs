@@ -3,6 +3,12 @@
 //! `quic` implements it over sockets, `memory` over channels; both hand over the same bytes. Knows
 //! identities and addresses; never frames, chunks or swarms.
 
+pub mod memory;
+pub mod quic;
+
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, sync::atomic::AtomicU64, time::Duration};
 
 use async_trait::async_trait;

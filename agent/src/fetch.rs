@@ -1,0 +1,435 @@
+//! The data path: one straight line from a reference to a path.
+//!
+//! [`bring`] is that line; every word of it is a module. Nothing unverified reaches the store and
+//! nothing incomplete gets a path.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use coordinatorless_p2p::{
+    ChunkHash, ChunkSet, ChunkStore, SpanSource, SwarmId,
+    cluster::Wanted,
+    exchange::{Progress, SwarmHandle, SwarmState},
+    swarm::SwarmSpec,
+};
+use futures::TryStreamExt;
+use tokio::sync::mpsc;
+
+use crate::{
+    agent::Inner,
+    api::{Phase, PullRequest, Sources},
+    error::{Error, ErrorKind, Result},
+    expose::{page_cache, paths},
+    manifest::Blueprint,
+    origin::{Origin, Patterns},
+    pulls::Reporter,
+    reference::Reference,
+    resolve::Resolved,
+    snapshot::SnapshotFile,
+    store::{Lease, Published, WantedFiles},
+};
+
+/// How often a pull starts over because the origin changed under it.
+const RESTARTS_MAX: usize = 3;
+
+/// How an artifact is cut, as the swarm wants to know it.
+pub fn spec_of(swarm: SwarmId, blueprint: &Blueprint) -> SwarmSpec {
+    SwarmSpec {
+        id: swarm,
+        chunk_bytes: blueprint.chunk_lens().into(),
+        spans: blueprint.spans(span_bytes(blueprint.total_bytes())).into(),
+    }
+}
+
+/// Bytes of one origin request: small enough that every node of a swarm has several to read, large
+/// enough that the request itself does not count.
+fn span_bytes(total: u64) -> u64 {
+    (total / 128).clamp(4 << 20, 32 << 20)
+}
+
+/// Brings what `request` names onto this disk and gives it its path.
+///
+/// Cancel-safe: what is stored stays and the next call resumes.
+///
+/// # Errors
+/// As each step: resolving, room, origin and peers, digests, placing.
+pub(crate) async fn bring(agent: &Arc<Inner>, request: &PullRequest, report: &Reporter) -> Result<Published> {
+    let reference: Reference = request.reference.parse()?;
+    let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+    let mut restarts = 0;
+    loop {
+        report.phase(Phase::Resolving);
+        let resolved = agent.resolver.resolve(&reference).await?;
+        if request.require_manifest && resolved.manifest.is_none() {
+            return Err(no_manifest(&reference));
+        }
+        match materialise(agent, request, &reference, &patterns, resolved, report).await {
+            Err(e) if origin_changed(&e) && restarts < RESTARTS_MAX => {
+                tracing::warn!(reference = %reference, error = %e, "origin changed: starting over on the new version");
+                agent.resolver.forget(&reference);
+                restarts += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn materialise(
+    agent: &Arc<Inner>,
+    request: &PullRequest,
+    reference: &Reference,
+    patterns: &Patterns,
+    resolved: Resolved,
+    report: &Reporter,
+) -> Result<Published> {
+    let wanted = wanted_files(reference, &resolved.blueprint, patterns)?;
+    report.resolved(&resolved, &wanted);
+
+    report.phase(Phase::Preparing);
+    let lease = agent.store.admit(resolved.blueprint.clone(), &wanted).await?;
+    if let Some(manifest) = &resolved.manifest {
+        agent.store.learn_manifest(lease.swarm, manifest).await?;
+    }
+    reuse(agent, &lease, &resolved, &wanted, report).await?;
+
+    report.phase(Phase::Fetching);
+    fetch(agent, &lease, reference, &resolved, &wanted, report).await?;
+
+    report.phase(Phase::Publishing);
+    let published = agent.store.publish(lease.swarm, &wanted).await?;
+    if request.pin {
+        agent.store.pin(lease.swarm, true).await?;
+    }
+    expose(agent, request, &lease, &resolved.blueprint, &wanted).await?;
+    Ok(published)
+}
+
+fn wanted_files(reference: &Reference, blueprint: &Blueprint, patterns: &Patterns) -> Result<WantedFiles> {
+    let wanted: WantedFiles =
+        (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();
+    if wanted.is_empty() {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("no file of {reference} matches the patterns ({} files there)", blueprint.files.len()),
+        ));
+    }
+    Ok(wanted)
+}
+
+fn no_manifest(reference: &Reference) -> Error {
+    Error::new(ErrorKind::Denied, format!("{reference} has no manifest and --require-manifest was given"))
+}
+
+fn origin_changed(e: &Error) -> bool {
+    e.kind() == ErrorKind::Corrupt && e.to_string().contains("origin changed")
+}
+
+/// The chunks of the wanted files.
+pub(crate) fn wanted_chunks(blueprint: &Blueprint, wanted: &WantedFiles) -> ChunkSet {
+    let mut chunks = ChunkSet::new(blueprint.chunk_count());
+    for &file in wanted {
+        for index in blueprint.chunks_of(file) {
+            chunks.insert(index);
+        }
+    }
+    chunks
+}
+
+/// Takes chunks that are on this disk under another name.
+async fn reuse(
+    agent: &Arc<Inner>,
+    lease: &Lease,
+    resolved: &Resolved,
+    wanted: &WantedFiles,
+    report: &Reporter,
+) -> Result<()> {
+    let inventory = agent.store.inventory(lease.swarm)?;
+    let lens = resolved.blueprint.chunk_lens();
+    let chunks = wanted_chunks(&resolved.blueprint, wanted);
+    let mut reused: u64 = chunks.iter().filter(|&c| inventory.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
+    report.reused(reused);
+    for index in chunks.iter().filter(|&c| !inventory.held.contains(c)) {
+        if let Some(hash) = inventory.hashes[index as usize]
+            && agent.store.knows(&hash)
+            && agent.store.adopt(lease.swarm, index, hash).await?
+        {
+            reused += u64::from(lens[index as usize]);
+            report.reused(reused);
+        }
+    }
+    Ok(())
+}
+
+/// Joins the swarm until every wanted file is whole and published.
+async fn fetch(
+    agent: &Arc<Inner>,
+    lease: &Lease,
+    reference: &Reference,
+    resolved: &Resolved,
+    wanted: &WantedFiles,
+    report: &Reporter,
+) -> Result<()> {
+    let blueprint = &resolved.blueprint;
+    let chunks = wanted_chunks(blueprint, wanted);
+    let mut files = OpenFiles::new(blueprint, wanted, &agent.store.inventory(lease.swarm)?.held);
+    for file in files.whole() {
+        publish_file(agent, lease, file, report).await?;
+    }
+    if files.is_done() {
+        return Ok(());
+    }
+    let source = match reference {
+        Reference::Ember(_) => None,
+        _ if resolved.stale => None,
+        _ => Some(Arc::new(OriginSpans { origin: agent.origins.open(reference)?, blueprint: blueprint.clone() })
+            as Arc<dyn SpanSource>),
+    };
+    let spec = spec_of(lease.swarm, blueprint);
+    let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
+    let mut swarm = agent.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
+    let mut progress = swarm.progress();
+    report.joined(&progress.borrow());
+    // What was stored between the first look and the join.
+    let mut queue = files.catch_up(&agent.store.inventory(lease.swarm)?.held);
+    loop {
+        for file in std::mem::take(&mut queue) {
+            publish_file(agent, lease, file, report).await?;
+        }
+        if files.is_done() {
+            report.progress(&progress.borrow_and_update());
+            return Ok(());
+        }
+        queue = next_whole(&mut swarm, &mut progress, &mut files, report).await?;
+    }
+}
+
+/// Waits until a file is whole, reporting meanwhile.
+async fn next_whole(
+    swarm: &mut SwarmHandle,
+    progress: &mut tokio::sync::watch::Receiver<Progress>,
+    files: &mut OpenFiles,
+    report: &Reporter,
+) -> Result<Vec<usize>> {
+    loop {
+        tokio::select! {
+            stored = swarm.next_stored() => match stored {
+                Some(index) => {
+                    if let Some(file) = files.stored(index) {
+                        return Ok(vec![file]);
+                    }
+                }
+                None => {
+                    if let SwarmState::Failed(e) = &progress.borrow().state {
+                        return Err(Error::with_source(e.kind(), "fetching failed", e.clone()));
+                    }
+                    return Err(Error::new(ErrorKind::Cancelled, "the swarm ended"));
+                }
+            },
+            changed = progress.changed() => {
+                let now = progress.borrow_and_update().clone();
+                report.progress(&now);
+                if let SwarmState::Failed(e) = &now.state {
+                    return Err(Error::with_source(e.kind(), "fetching failed", e.clone()));
+                }
+                if changed.is_err() {
+                    return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
+                }
+            }
+            () = tokio::time::sleep(Duration::from_millis(500)) => report.beat(),
+        }
+    }
+}
+
+async fn publish_file(agent: &Arc<Inner>, lease: &Lease, file: usize, report: &Reporter) -> Result<()> {
+    agent.store.publish_file(lease.swarm, file).await?;
+    report.file_done();
+    Ok(())
+}
+
+/// Places and prefaults as the request asks.
+async fn expose(
+    agent: &Arc<Inner>,
+    request: &PullRequest,
+    lease: &Lease,
+    blueprint: &Blueprint,
+    wanted: &WantedFiles,
+) -> Result<()> {
+    if request.to.is_none() && !request.prefault {
+        return Ok(());
+    }
+    let mut opened = Vec::with_capacity(wanted.len());
+    for &file in wanted {
+        let path = &blueprint.files[file].path;
+        opened.push((path.clone(), agent.store.open_file(lease.swarm, path).await?));
+    }
+    if let Some(to) = request.to.clone() {
+        let files = opened.clone();
+        let placed = tokio::task::spawn_blocking(move || paths::place(&files, &to)).await;
+        placed.unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e)))?;
+    }
+    if request.prefault {
+        let files: Vec<_> = opened.into_iter().map(|(_, file)| file).collect();
+        page_cache::prefault(&files, |_| {}).await?;
+    }
+    Ok(())
+}
+
+/// Which files still lack how many chunks.
+struct OpenFiles {
+    blueprint: Arc<Blueprint>,
+    lacking: std::collections::BTreeMap<usize, ChunkSet>,
+}
+
+impl OpenFiles {
+    fn new(blueprint: &Arc<Blueprint>, wanted: &WantedFiles, held: &ChunkSet) -> Self {
+        let lacking = wanted
+            .iter()
+            .map(|&file| {
+                let chunks = blueprint.chunks_of(file);
+                let mut set = ChunkSet::new(chunks.len() as u32);
+                chunks.clone().filter(|c| !held.contains(*c)).for_each(|c| {
+                    set.insert(c - chunks.start);
+                });
+                (file, set)
+            })
+            .collect();
+        Self { blueprint: blueprint.clone(), lacking }
+    }
+
+    /// Takes out and names the files that lack nothing.
+    fn whole(&mut self) -> Vec<usize> {
+        let whole: Vec<usize> = self.lacking.iter().filter(|(_, l)| l.is_empty()).map(|(f, _)| *f).collect();
+        whole.iter().for_each(|f| {
+            self.lacking.remove(f);
+        });
+        whole
+    }
+
+    /// A chunk was stored; names its file if that made it whole.
+    fn stored(&mut self, index: u32) -> Option<usize> {
+        let file = self.blueprint.place(index)?.file;
+        let lacking = self.lacking.get_mut(&file)?;
+        lacking.remove(index - self.blueprint.chunks_of(file).start);
+        if lacking.is_empty() {
+            self.lacking.remove(&file);
+            Some(file)
+        } else {
+            None
+        }
+    }
+
+    fn catch_up(&mut self, held: &ChunkSet) -> Vec<usize> {
+        for (file, lacking) in &mut self.lacking {
+            let start = self.blueprint.chunks_of(*file).start;
+            let here: Vec<u32> = lacking.iter().filter(|c| held.contains(start + c)).collect();
+            here.into_iter().for_each(|c| {
+                lacking.remove(c);
+            });
+        }
+        self.whole()
+    }
+
+    fn is_done(&self) -> bool {
+        self.lacking.is_empty()
+    }
+}
+
+/// The origin as the swarm wants to read it: spans of chunks.
+struct OriginSpans {
+    origin: Arc<dyn Origin>,
+    blueprint: Arc<Blueprint>,
+}
+
+#[async_trait]
+impl SpanSource for OriginSpans {
+    async fn fetch(&self, chunks: Range<u32>, out: mpsc::Sender<Result<(u32, Bytes)>>) {
+        if let Err(e) = self.read(chunks, &out).await {
+            // Nobody may be listening any more; then nobody needs the error.
+            let _ = out.send(Err(e)).await;
+        }
+    }
+}
+
+impl OriginSpans {
+    async fn read(&self, chunks: Range<u32>, out: &mpsc::Sender<Result<(u32, Bytes)>>) -> Result<()> {
+        let place = |index| {
+            self.blueprint
+                .place(index)
+                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("chunk {index} is past the end")))
+        };
+        let (first, last) = (place(chunks.start)?, place(chunks.end.saturating_sub(1))?);
+        let file = &self.blueprint.files[first.file];
+        let wanted = SnapshotFile {
+            path: file.path.clone(),
+            size: file.size,
+            version: file.version.clone(),
+            digest: file.digest,
+        };
+        let range = first.offset..last.offset + u64::from(last.bytes);
+        let mut body = self.origin.read(&wanted, range).await?;
+        let mut piece = Bytes::new();
+        for index in chunks {
+            let len = place(index)?.bytes as usize;
+            let mut chunk = BytesMut::with_capacity(len);
+            while chunk.len() < len {
+                if piece.is_empty() {
+                    piece = body.try_next().await?.ok_or_else(|| {
+                        Error::new(ErrorKind::UNAVAILABLE, format!("{} ended in chunk {index}", file.path))
+                    })?;
+                }
+                let take = piece.split_to(piece.len().min(len - chunk.len()));
+                chunk.extend_from_slice(&take);
+            }
+            if out.send(Ok((index, chunk.freeze()))).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes by source since `before`.
+pub(crate) fn sources_since(before: &Progress, now: &Progress) -> Sources {
+    Sources {
+        origin: now.origin_bytes.saturating_sub(before.origin_bytes),
+        peers: now.peer_bytes.saturating_sub(before.peer_bytes),
+        reused: now.reused_bytes.saturating_sub(before.reused_bytes),
+        wasted: now.wasted_bytes.saturating_sub(before.wasted_bytes),
+    }
+}
+
+/// Fetches again exactly these chunks of an artifact that is here.
+///
+/// # Errors
+/// As [`bring`].
+pub(crate) async fn refetch(agent: &Arc<Inner>, lease: &Lease, chunks: ChunkSet) -> Result<()> {
+    let blueprint = agent
+        .store
+        .blueprint(lease.swarm)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("artifact {} is gone", lease.swarm.short())))?;
+    let hashes: Option<Vec<ChunkHash>> = agent.store.inventory(lease.swarm)?.hashes.into_iter().collect();
+    let source = match blueprint.reference.parse::<Reference>() {
+        Ok(reference @ (Reference::Ember(_) | Reference::Hdfs(_))) => {
+            tracing::debug!(%reference, "chunks come from peers only");
+            None
+        }
+        Ok(reference) => agent.origins.open(&reference).ok(),
+        Err(_) => None,
+    };
+    let source = source
+        .map(|origin| Arc::new(OriginSpans { origin, blueprint: blueprint.clone() }) as Arc<dyn SpanSource>);
+    let spec = spec_of(lease.swarm, &blueprint);
+    let swarm = agent.cluster.want(Wanted { spec, chunks, source, manifest: hashes }).await?;
+    let mut progress = swarm.progress();
+    loop {
+        match &progress.borrow_and_update().state {
+            SwarmState::Complete => return Ok(()),
+            SwarmState::Failed(e) => return Err(Error::with_source(e.kind(), "repair failed", e.clone())),
+            SwarmState::Running => {}
+        }
+        if progress.changed().await.is_err() {
+            return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
+        }
+    }
+}

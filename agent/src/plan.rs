@@ -1,0 +1,92 @@
+//! Plans: what a pull would do, without doing it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use coordinatorless_p2p::{ChunkSet, ChunkStore, Inventory};
+
+use crate::{
+    agent::Inner,
+    api::{Plan, PlanRequest, PlannedFile},
+    error::{Error, ErrorKind, Result},
+    fetch::wanted_chunks,
+    origin::Patterns,
+    reference::Reference,
+    services::Service,
+};
+
+/// How long a participant has to say what it holds.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Participants asked.
+const ASKED_MAX: usize = 64;
+
+/// Plans a pull.
+///
+/// # Errors
+/// As resolving; `NotFound` when no file matches.
+pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Plan> {
+    let reference: Reference = request.reference.parse()?;
+    let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+    let resolved = agent.resolver.resolve(&reference).await?;
+    let blueprint = &resolved.blueprint;
+    let wanted: Vec<usize> =
+        (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();
+    if wanted.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, format!("no file of {reference} matches the patterns")));
+    }
+    let (swarm, count) = (blueprint.swarm_id(), blueprint.chunk_count());
+    let here = agent
+        .store
+        .inventory(swarm)
+        .unwrap_or_else(|_| Inventory { held: ChunkSet::new(count), hashes: vec![None; count as usize] });
+    let participants = agent.cluster.participants(swarm).await;
+    let questions = participants.iter().take(ASKED_MAX).map(|id| {
+        agent.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE)
+    });
+    let answers: Vec<_> = futures::future::join_all(questions).await.into_iter().flatten().collect();
+    let held_by_peer = |c: u32| answers.iter().any(|bits| bits.get(c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0));
+
+    let lens = blueprint.chunk_lens();
+    let mut plan = Plan {
+        reference: request.reference,
+        swarm: swarm.to_string(),
+        revision: blueprint.revision.clone(),
+        total_bytes: 0,
+        local_bytes: 0,
+        reusable_bytes: 0,
+        peer_bytes: 0,
+        origin_bytes: 0,
+        chunks: 0,
+        peers: answers.len(),
+        estimated_seconds: None,
+        manifest_known: resolved.manifest.is_some(),
+        files: Vec::with_capacity(wanted.len()),
+    };
+    let mut repeated = BTreeSet::new();
+    for index in wanted_chunks(blueprint, &wanted).iter() {
+        let bytes = u64::from(lens[index as usize]);
+        let hash = resolved.manifest.as_ref().map(|m| m.hashes[index as usize]);
+        plan.chunks += 1;
+        plan.total_bytes += bytes;
+        if here.held.contains(index) {
+            plan.local_bytes += bytes;
+        } else if hash.is_some_and(|h| agent.store.knows(&h) || !repeated.insert(h.0)) {
+            plan.reusable_bytes += bytes;
+        } else if held_by_peer(index) {
+            plan.peer_bytes += bytes;
+        } else {
+            plan.origin_bytes += bytes;
+        }
+    }
+    for &file in &wanted {
+        let local = blueprint.chunks_of(file).filter(|&c| here.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
+        let f = &blueprint.files[file];
+        plan.files.push(PlannedFile { path: f.path.to_string(), bytes: f.size, local_bytes: local });
+    }
+    let to_fetch = (plan.peer_bytes + plan.origin_bytes) as f64;
+    plan.estimated_seconds = match agent.pulls.totals().last_rate {
+        _ if to_fetch == 0.0 => Some(0.0),
+        Some(rate) => Some(to_fetch / rate),
+        None => None,
+    };
+    Ok(plan)
+}

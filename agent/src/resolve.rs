@@ -1,0 +1,251 @@
+//! From reference to blueprint: once for the whole cluster, alone when nobody answers.
+//!
+//! Owns whom to ask and how long an answer holds. The homes of a reference list its origin, one
+//! flight at a time, so a herd of N nodes costs the origin one listing. Does not fetch chunks.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use coordinatorless_p2p::cluster::Cluster;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::OnceCell;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    manifest::{Blueprint, Cutting, Manifest},
+    origin::{Origin, Origins},
+    reference::Reference,
+    services::{self, Service},
+    snapshot::Snapshot,
+    store::Store,
+};
+
+/// How long a listing answers for a reference that can move.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long a home has to answer: it may have to list a large bucket first.
+const HOME_DEADLINE: Duration = Duration::from_secs(20);
+/// A home that does not even answer this is passed over.
+const ASK_DEADLINE: Duration = Duration::from_secs(3);
+/// Listings remembered.
+const LISTINGS_MAX: usize = 4096;
+/// Header reads of one snapshot at a time.
+const HEADERS_AT_ONCE: usize = 8;
+
+/// What a reference means now.
+#[derive(Clone)]
+pub struct Resolved {
+    /// What the artifact consists of.
+    pub blueprint: Arc<Blueprint>,
+    /// Every hash, when the artifact was sealed somewhere.
+    pub manifest: Option<Arc<Manifest>>,
+    /// The origin could not be asked; this is what it said before.
+    pub stale: bool,
+}
+
+struct Listing {
+    began: Instant,
+    cell: Arc<OnceCell<Arc<Blueprint>>>,
+}
+
+/// Resolves references.
+pub struct Resolver {
+    origins: Origins,
+    store: Store,
+    cluster: Cluster,
+    listings: Mutex<HashMap<String, Listing>>,
+}
+
+impl Resolver {
+    /// A resolver that knows nothing yet.
+    pub fn new(origins: Origins, store: Store, cluster: Cluster) -> Self {
+        Self { origins, store, cluster, listings: Mutex::default() }
+    }
+
+    /// What `reference` means now, asking its homes first. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Origin::snapshot`]; `NotFound` for an `ember://` hash that no member has.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
+        if let Reference::Ember(hash) = reference {
+            return self.resolve_content(*hash).await;
+        }
+        let name = reference.to_string();
+        // A path of this machine means something else on another.
+        let local = matches!(reference, Reference::File(_));
+        let resolved = if local { self.list(reference).await } else { self.ask_homes(reference, &name).await };
+        match resolved {
+            Ok(blueprint) => {
+                let manifest = self.store.manifest(blueprint.swarm_id());
+                Ok(Resolved { manifest, blueprint, stale: false })
+            }
+            Err(e) if e.kind().is_transient() => self.stale(&name).ok_or(e),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What was pulled from `name` before and is whole here.
+    fn stale(&self, name: &str) -> Option<Resolved> {
+        let swarm = self.store.find(name)?;
+        let blueprint = self.store.blueprint(swarm)?;
+        tracing::warn!(reference = name, swarm = %swarm.short(), "the origin cannot be reached: using what is here");
+        Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true })
+    }
+
+    async fn ask_homes(&self, reference: &Reference, name: &str) -> Result<Arc<Blueprint>> {
+        let me = self.cluster.id();
+        for home in self.cluster.homes(blake3::hash(name.as_bytes()).as_bytes()) {
+            if home == me {
+                break;
+            }
+            // Alive first, for a listing may take long and a dead home answers neither.
+            let call = |deadline, service: Service, body: Vec<u8>| async move {
+                self.cluster.call(home, service.number(), &body, deadline).await
+            };
+            if let Err(e) = call(ASK_DEADLINE, Service::Ping, Vec::new()).await {
+                tracing::debug!(home = %home.short(), error = %e, "a home does not answer");
+                continue;
+            }
+            match call(HOME_DEADLINE, Service::Resolve, name.as_bytes().to_vec()).await {
+                Ok(answer) => {
+                    let blueprint = Blueprint::decode(&answer)?;
+                    if blueprint.reference == name {
+                        return Ok(Arc::new(blueprint));
+                    }
+                    tracing::warn!(home = %home.short(), name, "a home answered with another reference");
+                }
+                // It may lack the credentials that this node has; it says so, and we try ourselves.
+                Err(e) => {
+                    tracing::debug!(home = %home.short(), error = %e, "a home could not resolve");
+                    break;
+                }
+            }
+        }
+        self.list(reference).await
+    }
+
+    /// Lists the origin itself, one flight at a time for each reference.
+    ///
+    /// # Errors
+    /// As [`Origin::snapshot`].
+    pub async fn list(&self, reference: &Reference) -> Result<Arc<Blueprint>> {
+        let name = reference.to_string();
+        let cell = self.listing(&name);
+        let listed = cell
+            .get_or_try_init(|| async {
+                let origin = self.origins.open(reference)?;
+                tracing::info!(reference = %name, "listing the origin");
+                let snapshot = origin.snapshot().await?;
+                match self.known(&snapshot) {
+                    Some(blueprint) => Ok(blueprint),
+                    None => Ok::<_, Error>(Arc::new(cut(&*origin, snapshot).await?)),
+                }
+            })
+            .await;
+        if listed.is_err() {
+            self.forget(reference);
+        }
+        listed.cloned()
+    }
+
+    /// The blueprint on this disk that was cut of the very same listing: no header is read again.
+    fn known(&self, snapshot: &Snapshot) -> Option<Arc<Blueprint>> {
+        let blueprint = self.store.blueprint(self.store.find(&snapshot.reference)?)?;
+        let same = blueprint.revision == snapshot.revision
+            && blueprint.files.len() == snapshot.files.len()
+            && blueprint.files.iter().zip(&snapshot.files).all(|(b, s)| {
+                b.path == s.path && b.size == s.size && b.version == s.version && b.digest == s.digest
+            });
+        same.then_some(blueprint)
+    }
+
+    fn listing(&self, name: &str) -> Arc<OnceCell<Arc<Blueprint>>> {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        if listings.len() >= LISTINGS_MAX {
+            listings.retain(|_, l| l.began.elapsed() < FRESH);
+        }
+        // A flight still under way is joined however old it is.
+        let usable = |l: &&Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
+        if let Some(listing) = listings.get(name).filter(usable) {
+            return listing.cell.clone();
+        }
+        let cell = Arc::new(OnceCell::new());
+        listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone() });
+        cell
+    }
+
+    /// Forgets a listing, because the origin turned out to have changed since.
+    pub fn forget(&self, reference: &Reference) {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference.to_string());
+    }
+
+    /// The artifact with this manifest, from this disk or any member's.
+    async fn resolve_content(&self, hash: coordinatorless_p2p::ChunkHash) -> Result<Resolved> {
+        let found = |manifest: Arc<Manifest>| Resolved {
+            blueprint: Arc::new(manifest.blueprint.clone()),
+            manifest: Some(manifest),
+            stale: false,
+        };
+        if let Some(manifest) = self.store.find(&hash.to_string()).and_then(|s| self.store.manifest(s)) {
+            return Ok(found(manifest));
+        }
+        let me = self.cluster.id();
+        let members: Vec<_> = self.cluster.membership().watch().borrow().iter().map(|n| n.id).collect();
+        let asked = futures::stream::iter(members.into_iter().filter(|id| *id != me)).map(|id| async move {
+            let answer = self.cluster.call(id, Service::Manifest.number(), &hash.0, ASK_DEADLINE).await?;
+            let manifest = Manifest::decode(&answer)?;
+            if manifest.id() == hash {
+                Ok(manifest)
+            } else {
+                Err(Error::new(ErrorKind::Corrupt, format!("node {} sent another manifest", id.short())))
+            }
+        });
+        let mut answers = asked.buffer_unordered(16);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(manifest) => return Ok(found(Arc::new(manifest))),
+                Err(e) => tracing::debug!(%hash, error = %e, "a member does not have the manifest"),
+            }
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("no live member has the manifest ember://{hash}")))
+    }
+
+    /// Answers [`Service::Resolve`] for another node.
+    ///
+    /// # Errors
+    /// `Denied` for references that name a path of this machine; as [`list`](Self::list).
+    pub async fn answer(&self, name: &str) -> Result<Vec<u8>> {
+        let reference: Reference = name.parse()?;
+        services::refuse_local(&reference)?;
+        Ok(self.list(&reference).await?.encode())
+    }
+}
+
+/// Reads the headers that the layout needs, and cuts.
+async fn cut(origin: &dyn Origin, snapshot: Snapshot) -> Result<Blueprint> {
+    if snapshot.files.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, format!("{} has no files", snapshot.reference)));
+    }
+    let mut cutting = Cutting::new(&snapshot)?;
+    loop {
+        let needs: Vec<_> = cutting.needs().collect();
+        if needs.is_empty() {
+            return cutting.finish();
+        }
+        let files = &snapshot.files;
+        let reads = futures::stream::iter(needs).map(|(file, range)| async move {
+            let mut header = Vec::with_capacity((range.end - range.start) as usize);
+            let mut body = origin.read(&files[file], range).await?;
+            while let Some(piece) = body.try_next().await? {
+                header.extend_from_slice(&piece);
+            }
+            Ok::<_, Error>((file, header))
+        });
+        let mut reads = reads.buffer_unordered(HEADERS_AT_ONCE);
+        while let Some((file, header)) = reads.try_next().await? {
+            cutting.supply(file, &header)?;
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Warm-ups: other nodes pull because one was asked.
+//!
+//! Owns whom a selector means and when a job counts as done. Each chosen node runs an ordinary
+//! pull; this one only asks, follows, and takes the job back if told so.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use coordinatorless_p2p::{Node, NodeId};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    agent::Inner,
+    api::{JobState, Phase, Problem, PullRequest, PullStatus, ScaleHook, Selector, WarmNode, WarmRequest, WarmStatus},
+    error::{Error, ErrorKind, Result},
+    reference::Reference,
+    services::{Service, from_json, refuse_local, to_json},
+};
+
+/// Ended jobs that are remembered, and jobs at a time.
+const JOBS_MAX: usize = 256;
+/// How often each node is asked how it is getting on.
+const POLL_EVERY: Duration = Duration::from_millis(250);
+/// How long a node has to answer one question.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+/// A node that does not answer for this long has failed.
+const SILENT_MAX: Duration = Duration::from_secs(30);
+
+struct Job {
+    status: watch::Sender<WarmStatus>,
+    cancel: CancellationToken,
+}
+
+/// Every warm-up that was asked of this agent.
+#[derive(Default)]
+pub(crate) struct Warms {
+    jobs: Mutex<BTreeMap<u64, Job>>,
+    tasks: TaskTracker,
+}
+
+impl Warms {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn start(&self, agent: &Arc<Inner>, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+        let reference: Reference = request.reference.parse()?;
+        refuse_local(&reference)?;
+        crate::origin::Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+        let nodes = choose(agent, &request.selector, &reference)?;
+        let min_ready = request.min_ready.unwrap_or(nodes.len());
+        if min_ready > nodes.len() {
+            let text = format!("{min_ready} nodes shall be ready but only {} are chosen", nodes.len());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let mut jobs = self.jobs();
+        if jobs.len() >= JOBS_MAX {
+            jobs.retain(|_, j| j.status.borrow().state == JobState::Running);
+        }
+        if jobs.len() >= JOBS_MAX {
+            return Err(Error::new(ErrorKind::UNAVAILABLE, format!("{JOBS_MAX} warm-ups are under way already")));
+        }
+        let number = jobs.last_key_value().map_or(1, |(n, _)| n + 1);
+        let (status, follow) = watch::channel(WarmStatus {
+            id: format!("w{number}"),
+            reference: request.reference.clone(),
+            state: JobState::Running,
+            min_ready,
+            ready: 0,
+            nodes: nodes.iter().map(fresh_node).collect(),
+            elapsed_seconds: 0.0,
+            error: None,
+        });
+        let cancel = agent.cancel.child_token();
+        jobs.insert(number, Job { status: status.clone(), cancel: cancel.clone() });
+        let agent = agent.clone();
+        self.tasks.spawn(async move { run(agent, request, nodes, status, cancel).await });
+        Ok(follow)
+    }
+
+    /// What an autoscaler's word means as a warm-up.
+    ///
+    /// # Errors
+    /// `Invalid` when it says both or neither of count and selector, or a deadline that is no time.
+    pub(crate) fn of_hook(hook: ScaleHook) -> Result<WarmRequest> {
+        let selector = match (hook.count, hook.selector) {
+            (Some(count), None) => Selector { nodes: Some(count), ..Selector::default() },
+            (None, Some(selector)) => selector,
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(Error::new(ErrorKind::Invalid, "say either count or selector"));
+            }
+        };
+        Ok(WarmRequest {
+            reference: hook.reference,
+            selector,
+            timeout_seconds: hook.deadline_seconds,
+            ..WarmRequest::default()
+        })
+    }
+
+    pub(crate) fn list(&self) -> Vec<WarmStatus> {
+        self.jobs().values().map(|j| j.status.borrow().clone()).collect()
+    }
+
+    pub(crate) fn watch(&self, id: &str) -> Result<watch::Receiver<WarmStatus>> {
+        self.find(id, |job| job.status.subscribe())
+    }
+
+    pub(crate) fn cancel(&self, id: &str) -> Result<()> {
+        self.find(id, |job| job.cancel.cancel())
+    }
+
+    fn find<T>(&self, id: &str, then: impl FnOnce(&Job) -> T) -> Result<T> {
+        let number = id.strip_prefix('w').and_then(|n| n.parse::<u64>().ok());
+        let jobs = self.jobs();
+        let job = number.and_then(|n| jobs.get(&n));
+        job.map(then).ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no warm-up has the id {id:?}")))
+    }
+
+    pub(crate) async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn fresh_node(node: &Node) -> WarmNode {
+    WarmNode {
+        id: node.id,
+        name: node.name.clone(),
+        zone: node.zone.clone(),
+        phase: Phase::Resolving,
+        total_bytes: 0,
+        done_bytes: 0,
+        error: None,
+    }
+}
+
+/// The live members that a selector means.
+fn choose(agent: &Inner, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
+    let live = agent.cluster.membership().watch().borrow().clone();
+    let ways = [selector.all, selector.nodes.is_some(), selector.zone.is_some(), !selector.ids.is_empty()];
+    if ways.iter().filter(|w| **w).count() != 1 {
+        let text = "say exactly one of: all, a number of nodes, a zone, node ids";
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    if selector.all {
+        return Ok(live.to_vec());
+    }
+    if let Some(zone) = &selector.zone {
+        let nodes: Vec<Node> = live.iter().filter(|n| n.zone == *zone).cloned().collect();
+        let none = || Error::new(ErrorKind::NotFound, format!("no live member is in zone {zone:?}"));
+        return if nodes.is_empty() { Err(none()) } else { Ok(nodes) };
+    }
+    if let Some(count) = selector.nodes {
+        if count == 0 || count > live.len() {
+            let text = format!("{count} nodes are asked for, {} are alive", live.len());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
+        let chosen = agent.cluster.ring().owners(&key, count);
+        return Ok(live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect());
+    }
+    selector.ids.iter().map(|text| by_name(&live, text)).collect()
+}
+
+fn by_name(live: &[Node], text: &str) -> Result<Node> {
+    let mut found = live.iter().filter(|n| n.name == text || (text.len() >= 4 && n.id.to_string().starts_with(text)));
+    match (found.next(), found.next()) {
+        (Some(node), None) => Ok(node.clone()),
+        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no live member is called {text:?}"))),
+        (Some(a), Some(b)) => {
+            let text = format!("{text:?} means {} and {}: say more digits of the id", a.id, b.id);
+            Err(Error::new(ErrorKind::Invalid, text))
+        }
+    }
+}
+
+async fn run(
+    agent: Arc<Inner>,
+    request: WarmRequest,
+    nodes: Vec<Node>,
+    status: watch::Sender<WarmStatus>,
+    cancel: CancellationToken,
+) {
+    let began = Instant::now();
+    let pull = PullRequest {
+        reference: request.reference.clone(),
+        allow_patterns: request.allow_patterns,
+        ignore_patterns: request.ignore_patterns,
+        prefault: request.prefault,
+        timeout_seconds: request.timeout_seconds,
+        ..PullRequest::default()
+    };
+    let stop = cancel.child_token();
+    let followers = nodes.iter().enumerate().map(|(place, node)| {
+        let (agent, pull, status, stop) = (&agent, &pull, &status, stop.clone());
+        async move {
+            let told = |change: &dyn Fn(&mut WarmNode)| {
+                status.send_modify(|s| {
+                    change(&mut s.nodes[place]);
+                    s.ready = s.nodes.iter().filter(|n| n.phase == Phase::Complete).count();
+                    s.elapsed_seconds = began.elapsed().as_secs_f64();
+                });
+            };
+            if let Err(e) = follow(agent, node.id, pull, &stop, &told).await {
+                let phase = if e.kind() == ErrorKind::Cancelled { Phase::Cancelled } else { Phase::Failed };
+                told(&|n| (n.phase, n.error) = (phase, Some(Problem::from(&e))));
+            }
+        }
+    });
+    let deadline = request.timeout_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let all = futures::future::join_all(followers);
+    let limit = async {
+        match deadline {
+            // The nodes have the same limit; they are given a moment to say so themselves.
+            Some(limit) => tokio::time::sleep(limit + Duration::from_secs(2)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = all => {}
+        () = limit => stop.cancel(),
+    }
+    status.send_modify(|s| {
+        s.elapsed_seconds = began.elapsed().as_secs_f64();
+        if s.ready >= s.min_ready {
+            s.state = JobState::Complete;
+        } else if cancel.is_cancelled() {
+            s.state = JobState::Cancelled;
+        } else {
+            s.state = JobState::Failed;
+            let first = s.nodes.iter().find_map(|n| n.error.as_ref().map(|e| format!(" ({}: {})", n.name, e.message)));
+            let text = format!("{} of {} nodes are ready{}", s.ready, s.min_ready, first.unwrap_or_default());
+            s.error = Some(Problem::from(&Error::new(ErrorKind::UNAVAILABLE, text)));
+        }
+    });
+}
+
+/// Has one node pull and follows it to its end.
+async fn follow(
+    agent: &Arc<Inner>,
+    node: NodeId,
+    pull: &PullRequest,
+    stop: &CancellationToken,
+    told: &(dyn Fn(&dyn Fn(&mut WarmNode)) + Sync),
+) -> Result<()> {
+    let id = if node == agent.cluster.id() {
+        agent.pull(pull.clone())?.borrow().id.clone()
+    } else {
+        let answer = agent.cluster.call(node, Service::Pull.number(), &to_json(pull)?, ASK_DEADLINE).await?;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let mut heard = Instant::now();
+    loop {
+        let cancelled = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(POLL_EVERY) => false,
+        };
+        if cancelled {
+            ask(agent, node, Service::CancelPull, &id).await?;
+            return Err(Error::new(ErrorKind::Cancelled, "the warm-up was cancelled"));
+        }
+        let status: PullStatus = match ask(agent, node, Service::PullStatus, &id).await {
+            Ok(answer) => from_json(&answer)?,
+            Err(e) if e.kind().is_transient() && heard.elapsed() < SILENT_MAX => continue,
+            Err(e) => return Err(e),
+        };
+        heard = Instant::now();
+        told(&|n| {
+            n.phase = status.phase;
+            (n.total_bytes, n.done_bytes) = (status.total_bytes, status.done_bytes);
+            n.error.clone_from(&status.error);
+        });
+        if status.phase.is_over() {
+            return Ok(());
+        }
+    }
+}
+
+async fn ask(agent: &Arc<Inner>, node: NodeId, service: Service, id: &str) -> Result<bytes::Bytes> {
+    if node != agent.cluster.id() {
+        return agent.cluster.call(node, service.number(), id.as_bytes(), ASK_DEADLINE).await;
+    }
+    if service == Service::CancelPull {
+        agent.pulls.cancel(id)?;
+        return Ok(bytes::Bytes::new());
+    }
+    let status = agent.pulls.watch(id)?.borrow().clone();
+    Ok(to_json(&status)?.into())
+}

@@ -1,0 +1,539 @@
+//! The shell: spawns, accepts, dispatches, and keeps the promises that need a clock.
+//!
+//! The one place that owns tasks and timers of the cluster. Everything it decides is decided by
+//! pure parts: the ring, the meeting place, and one state machine a swarm.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId},
+    error::{Error, ErrorKind, Result},
+    exchange::{
+        SwarmHandle, call,
+        chunks::ChunkServer,
+        driver::{Control, Driver, EVENTS_MAX, Event, Join, handle},
+        read_frame, talk,
+    },
+    meeting::{MeetingPlace, RENEW_EVERY},
+    membership::Membership,
+    node::{Node, NodeId},
+    ring::Ring,
+    seam::{ChunkStore, SpanSource},
+    swarm::{SwarmConfig, SwarmSpec},
+    transport::{Incoming, Peer, Transport},
+    wire::{self, FRAME_BYTES_MAX, HEAD_BYTES_MAX, MEET_SWARMS_MAX, Meet, Met, Opening},
+};
+
+/// Services below this number belong to the cluster itself.
+pub const FIRST_HOST_SERVICE: u16 = 16;
+const MEET_SERVICE: u16 = 1;
+/// Homes of a key: successors on the ring.
+pub const HOMES: usize = 3;
+/// Participants named in one answer.
+const MET_MAX: usize = 96;
+/// How often a running swarm asks its homes who else is there.
+const MEET_EVERY: Duration = Duration::from_secs(5);
+
+/// How the cluster behaves.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Every swarm's settings.
+    pub swarm: SwarmConfig,
+    /// A stream without a byte for this long is given up.
+    pub stall: Duration,
+    /// Chunks served at a time, all swarms together.
+    pub uploads_max: usize,
+    /// Streams handled at a time, all peers together.
+    pub streams_max: usize,
+    /// How long a pull goes on without any progress while the origin fails.
+    pub give_up: Duration,
+    /// How long homes have to answer.
+    pub meet_deadline: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            swarm: SwarmConfig::default(),
+            stall: Duration::from_secs(30),
+            uploads_max: 256,
+            streams_max: 4096,
+            give_up: Duration::from_secs(120),
+            meet_deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the embedder answers for.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// How a swarm is cut that this node holds something of.
+    ///
+    /// # Errors
+    /// `NotFound` when it holds nothing of it.
+    fn spec(&self, swarm: SwarmId) -> Result<SwarmSpec>;
+
+    /// Swarms this node holds something of, to be announced to their homes.
+    fn holdings(&self) -> Vec<SwarmId>;
+
+    /// Answers a call of another node (services from [`FIRST_HOST_SERVICE`]).
+    ///
+    /// # Errors
+    /// Whatever the caller should hear.
+    async fn call(&self, from: NodeId, service: u16, body: Bytes) -> Result<Bytes>;
+}
+
+/// Who wants to hear of what went wrong. The default hears nothing.
+pub trait Observer: Send + Sync + 'static {
+    /// A stream from `source` (`peer`) brought no byte for the stall time-out.
+    fn stalled(&self, source: &'static str) {
+        let _ = source;
+    }
+
+    /// A peer served bytes that did not have their hash.
+    fn corrupt(&self, peer: NodeId, index: u32) {
+        let _ = (peer, index);
+    }
+
+    /// A peer is shunned.
+    fn shunned(&self, peer: NodeId, why: &'static str) {
+        let _ = (peer, why);
+    }
+}
+
+/// An observer that does not observe.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// The parts of a cluster.
+pub struct Parts {
+    /// Streams and datagrams.
+    pub transport: Arc<dyn Transport>,
+    /// Who is alive.
+    pub membership: Membership,
+    /// Where chunks are kept.
+    pub store: Arc<dyn ChunkStore>,
+    /// What the embedder answers for.
+    pub host: Arc<dyn Host>,
+    /// Who hears of trouble.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// What drivers share with the shell.
+pub(crate) struct Shared {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) store: Arc<dyn ChunkStore>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) config: ClusterConfig,
+    membership: Membership,
+    host: Arc<dyn Host>,
+    began: Instant,
+    ring: Mutex<Arc<Ring>>,
+}
+
+impl Shared {
+    pub(crate) fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.membership.lookup(id).map(|node| Peer { addr: node.addr, id: Some(id) })
+    }
+
+    pub(crate) fn same_zone(&self, id: NodeId) -> bool {
+        let zone = |id| self.membership.lookup(id).map(|n: Node| n.zone);
+        zone(id) == zone(self.transport.id())
+    }
+}
+
+struct Running {
+    control: mpsc::UnboundedSender<Control>,
+    events: mpsc::Sender<Event>,
+}
+
+/// The node's part in the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    server: ChunkServer,
+    swarms: Mutex<HashMap<SwarmId, Running>>,
+    meeting: Mutex<MeetingPlace>,
+    tickets: AtomicU64,
+    streams: Arc<tokio::sync::Semaphore>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// A wish to have a swarm's chunks here.
+pub struct Wanted {
+    /// How it is cut.
+    pub spec: SwarmSpec,
+    /// Which chunks.
+    pub chunks: ChunkSet,
+    /// Where they come from in the end; `None`: from peers only.
+    pub source: Option<Arc<dyn SpanSource>>,
+    /// Every hash, where a manifest tells.
+    pub manifest: Option<Vec<ChunkHash>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The guarded maps are consistent between statements; a panic elsewhere does not spoil them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cluster {
+    /// Starts accepting, announcing and renewing on the current runtime.
+    pub fn start(parts: Parts, config: ClusterConfig) -> Self {
+        let shared = Arc::new(Shared {
+            ring: Mutex::new(Arc::new(Ring::new(&parts.membership.watch().borrow()))),
+            transport: parts.transport,
+            store: parts.store.clone(),
+            observer: parts.observer,
+            membership: parts.membership,
+            host: parts.host,
+            began: Instant::now(),
+            config,
+        });
+        let inner = Arc::new(Inner {
+            server: ChunkServer::new(parts.store, shared.config.uploads_max, shared.config.stall),
+            swarms: Mutex::new(HashMap::new()),
+            meeting: Mutex::new(MeetingPlace::default()),
+            tickets: AtomicU64::new(1),
+            streams: Arc::new(tokio::sync::Semaphore::new(shared.config.streams_max)),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            shared,
+        });
+        let cluster = Self { inner };
+        cluster.inner.tasks.spawn(cluster.clone().accept());
+        cluster.inner.tasks.spawn(cluster.clone().watch_members());
+        cluster.inner.tasks.spawn(cluster.clone().renew());
+        cluster
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.inner.shared.transport.id()
+    }
+
+    /// Who is alive, and how to hear of changes.
+    pub fn membership(&self) -> &Membership {
+        &self.inner.shared.membership
+    }
+
+    /// The ring over live members, as of now.
+    pub fn ring(&self) -> Arc<Ring> {
+        lock(&self.inner.shared.ring).clone()
+    }
+
+    /// The homes of a key, best first.
+    pub fn homes(&self, key: &[u8; 32]) -> Vec<NodeId> {
+        self.ring().owners(key, HOMES)
+    }
+
+    /// Payload bytes sent to other nodes since start.
+    pub fn served_bytes(&self) -> u64 {
+        self.inner.server.served_bytes()
+    }
+
+    /// Wants chunks of a swarm here. The wish lasts as long as the handle.
+    ///
+    /// # Errors
+    /// `Cancelled` while shutting down; `NotFound` when the store does not know the swarm.
+    pub async fn want(&self, wanted: Wanted) -> Result<SwarmHandle> {
+        let swarm = wanted.spec.id;
+        let ticket = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
+        let (stored, stored_here) = mpsc::unbounded_channel();
+        let mut join = Some((wanted.chunks, wanted.source, wanted.manifest, stored));
+        // Twice: a swarm that ends just now does not hear; the next one does.
+        for _ in 0..2 {
+            let control = self.running(&wanted.spec)?.control;
+            let Some((chunks, source, manifest, stored)) = join.take() else { break };
+            let (handle_here, handle_there) = oneshot::channel();
+            let order = Control::Join(Box::new(Join {
+                ticket,
+                wanted: chunks,
+                source,
+                manifest,
+                stored,
+                handle: handle_here,
+            }));
+            if let Err(mpsc::error::SendError(Control::Join(order))) = control.send(order) {
+                lock(&self.inner.swarms).remove(&swarm);
+                join = Some((order.wanted, order.source, order.manifest, order.stored));
+                continue;
+            }
+            if let Ok(progress) = handle_there.await {
+                let cluster = self.clone();
+                self.inner.tasks.spawn(async move { cluster.meet(&[swarm], true).await });
+                return Ok(handle(swarm, ticket, control, progress, stored_here));
+            }
+        }
+        Err(Error::new(ErrorKind::Cancelled, format!("swarm {} is ending", swarm.short())))
+    }
+
+    /// Ends what this node does in a swarm, because the artifact is leaving the store.
+    pub fn forget(&self, swarm: SwarmId) {
+        if let Some(running) = lock(&self.inner.swarms).remove(&swarm) {
+            let _ = running.control.send(Control::End);
+        }
+        let cluster = self.clone();
+        self.inner.tasks.spawn(async move { cluster.meet(&[swarm], false).await });
+    }
+
+    /// Participants of a swarm as its homes know them, without this node.
+    pub async fn participants(&self, swarm: SwarmId) -> Vec<NodeId> {
+        self.ask_homes(&[swarm], None).await.remove(&swarm).unwrap_or_default()
+    }
+
+    /// Calls a service of another node. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the other said; `Timeout`; `NotFound` when it is not a member.
+    pub async fn call(&self, node: NodeId, service: u16, body: &[u8], deadline: Duration) -> Result<Bytes> {
+        let shared = &self.inner.shared;
+        let peer = shared
+            .peer(node)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("node {} is not a live member", node.short())))?;
+        call::call(&*shared.transport, peer, service, body, deadline).await
+    }
+
+    /// Leaves the cluster, ends every swarm and joins every task, within `deadline`.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let end = tokio::time::Instant::now() + deadline;
+        self.inner.shared.membership.leave(deadline / 2).await;
+        for running in lock(&self.inner.swarms).values() {
+            let _ = running.control.send(Control::End);
+        }
+        self.inner.tasks.close();
+        self.inner.cancel.cancel();
+        let _ = tokio::time::timeout_at(end, self.inner.tasks.wait()).await;
+        let rest = end.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(50));
+        self.inner.shared.transport.close(rest).await;
+    }
+
+    /// The running swarm, started if need be.
+    fn running(&self, spec: &SwarmSpec) -> Result<Running> {
+        let mut swarms = lock(&self.inner.swarms);
+        if let Some(running) = swarms.get(&spec.id)
+            && !running.control.is_closed()
+        {
+            return Ok(Running { control: running.control.clone(), events: running.events.clone() });
+        }
+        if self.inner.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
+        }
+        if spec.chunk_bytes.iter().any(|b| *b == 0 || *b > MAX_CHUNK_BYTES) {
+            return Err(Error::new(ErrorKind::Invalid, format!("swarm {} has chunks of a wrong size", spec.id.short())));
+        }
+        let inventory = self.inner.shared.store.inventory(spec.id)?;
+        let (control, orders) = mpsc::unbounded_channel();
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let driver = Driver::new(self.inner.shared.clone(), spec.clone(), inventory, events.clone());
+        self.inner.tasks.spawn(driver.run(orders, inbox, self.inner.cancel.clone()));
+        let _ = control.send(Control::Members(self.member_ids()));
+        swarms.insert(spec.id, Running { control: control.clone(), events: events.clone() });
+        Ok(Running { control, events })
+    }
+
+    fn member_ids(&self) -> Vec<NodeId> {
+        self.inner.shared.membership.watch().borrow().iter().map(|n| n.id).collect()
+    }
+
+    async fn accept(self) {
+        loop {
+            let incoming = tokio::select! {
+                () = self.inner.cancel.cancelled() => return,
+                incoming = self.inner.shared.transport.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { return };
+            // Past the limit the stream is dropped, which the peer hears at once.
+            let Ok(place) = self.inner.streams.clone().try_acquire_owned() else { continue };
+            let cluster = self.clone();
+            self.inner.tasks.spawn(async move {
+                let from = incoming.from;
+                let serve = cluster.serve(incoming);
+                tokio::select! {
+                    () = cluster.inner.cancel.cancelled() => {}
+                    served = serve => if let Err(e) = served {
+                        tracing::debug!(peer = %from.short(), error = %e, "a stream ended early");
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve(&self, mut incoming: Incoming) -> Result<()> {
+        let stall = self.inner.shared.config.stall;
+        let head = read_frame(&mut *incoming.recv, HEAD_BYTES_MAX, stall).await?;
+        match wire::parse::<Opening>(&head)? {
+            Opening::Chunk { swarm, index } => self.inner.server.answer(swarm, index, incoming.send).await,
+            Opening::Talk { swarm, version } => {
+                if version != wire::VERSION {
+                    tracing::debug!(peer = %incoming.from.short(), version, "a neighbour speaks another version");
+                }
+                let spec = self.inner.shared.host.spec(swarm)?;
+                let events = self.running(&spec)?.events;
+                let talk = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
+                talk::listen(incoming.from, talk, incoming.recv, events).await;
+                Ok(())
+            }
+            Opening::Call { service } => {
+                let body = read_frame(&mut *incoming.recv, FRAME_BYTES_MAX, stall).await?;
+                let result = match service {
+                    MEET_SERVICE => self.meet_here(incoming.from, &body),
+                    s if s >= FIRST_HOST_SERVICE => self.inner.shared.host.call(incoming.from, s, body).await,
+                    s => Err(Error::new(ErrorKind::NotFound, format!("service {s} is not known here"))),
+                };
+                call::answer(incoming.send, result, stall).await
+            }
+        }
+    }
+
+    fn meet_here(&self, from: NodeId, body: &[u8]) -> Result<Bytes> {
+        let meet: Meet = wire::parse(body)?;
+        if meet.swarms.len() > MEET_SWARMS_MAX {
+            return Err(Error::new(ErrorKind::Invalid, format!("{} swarms in one question", meet.swarms.len())));
+        }
+        let now = self.inner.shared.began.elapsed();
+        let mut place = lock(&self.inner.meeting);
+        let participants =
+            meet.swarms.iter().map(|s| place.meet(now, from, *s, meet.joins, MET_MAX)).collect();
+        encode(&Met { participants })
+    }
+
+    /// Tells the homes of `swarms` that this node takes part (or left) and passes on who else does.
+    async fn meet(&self, swarms: &[SwarmId], joins: bool) {
+        for (swarm, participants) in self.ask_homes(swarms, Some(joins)).await {
+            if joins && let Some(running) = lock(&self.inner.swarms).get(&swarm) {
+                let _ = running.control.send(Control::Participants(participants));
+            }
+        }
+    }
+
+    /// Asks the homes of each swarm who takes part; `None` only asks and says nothing of itself.
+    async fn ask_homes(&self, swarms: &[SwarmId], joins: Option<bool>) -> HashMap<SwarmId, Vec<NodeId>> {
+        let me = self.id();
+        let mut by_home: HashMap<NodeId, Vec<SwarmId>> = HashMap::new();
+        for swarm in swarms {
+            for home in self.homes(&swarm.0) {
+                by_home.entry(home).or_default().push(*swarm);
+            }
+        }
+        let deadline = self.inner.shared.config.meet_deadline;
+        let questions = by_home.into_iter().flat_map(|(home, swarms)| {
+            swarms.chunks(MEET_SWARMS_MAX).map(|part| (home, part.to_vec())).collect::<Vec<_>>()
+        });
+        let asked = questions.map(|(home, swarms)| async move {
+            // Only asking must not end a participation: it goes out as a renewal if there is one.
+            let joins = joins.unwrap_or_else(|| swarms.iter().all(|s| lock(&self.inner.swarms).contains_key(s)));
+            let body = encode(&Meet { swarms: swarms.clone(), joins })?;
+            let answer = if home == me {
+                self.meet_here(me, &body)?
+            } else {
+                self.call(home, MEET_SERVICE, &body, deadline).await?
+            };
+            let met: Met = wire::parse(&answer)?;
+            Ok::<_, Error>(swarms.into_iter().zip(met.participants).collect::<Vec<_>>())
+        });
+        let mut all: HashMap<SwarmId, Vec<NodeId>> = HashMap::new();
+        for answer in futures::future::join_all(asked).await {
+            match answer {
+                Ok(pairs) => {
+                    for (swarm, participants) in pairs {
+                        let known = all.entry(swarm).or_default();
+                        for id in participants {
+                            if id != me && !known.contains(&id) {
+                                known.push(id);
+                            }
+                        }
+                    }
+                }
+                Err(e) => tracing::debug!(error = %e, "a home did not answer"),
+            }
+        }
+        all
+    }
+
+    async fn watch_members(self) {
+        let mut members = self.inner.shared.membership.watch();
+        let mut last: Vec<NodeId> = Vec::new();
+        loop {
+            let nodes = members.borrow_and_update().clone();
+            *lock(&self.inner.shared.ring) = Arc::new(Ring::new(&nodes));
+            let ids: Vec<NodeId> = nodes.iter().map(|n| n.id).collect();
+            for gone in last.iter().filter(|id| !ids.contains(id)) {
+                lock(&self.inner.meeting).forget(*gone);
+            }
+            last.clone_from(&ids);
+            let swarms: Vec<SwarmId> = {
+                let running = lock(&self.inner.swarms);
+                for r in running.values() {
+                    let _ = r.control.send(Control::Members(ids.clone()));
+                }
+                running.keys().copied().collect()
+            };
+            // The homes may have changed with the members.
+            if !swarms.is_empty() {
+                self.meet(&swarms, true).await;
+            }
+            tokio::select! {
+                () = self.inner.cancel.cancelled() => return,
+                changed = members.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn renew(self) {
+        let mut renewed = Instant::now();
+        let mut first = true;
+        loop {
+            tokio::select! {
+                () = self.inner.cancel.cancelled() => return,
+                () = tokio::time::sleep(MEET_EVERY) => {}
+            }
+            let mut swarms: Vec<SwarmId> = {
+                let mut running = lock(&self.inner.swarms);
+                running.retain(|_, r| !r.control.is_closed());
+                running.keys().copied().collect()
+            };
+            if first || renewed.elapsed() >= RENEW_EVERY {
+                (renewed, first) = (Instant::now(), false);
+                swarms.extend(self.inner.shared.host.holdings());
+                swarms.sort_unstable();
+                swarms.dedup();
+            }
+            if !swarms.is_empty() {
+                self.meet(&swarms, true).await;
+            }
+        }
+    }
+}
+
+fn encode<T>(value: &T) -> Result<Bytes>
+where
+    T: for<'a> rkyv::Serialize<
+            rkyv::api::high::HighSerializer<
+                rkyv::util::AlignedVec,
+                rkyv::ser::allocator::ArenaHandle<'a>,
+                rkyv::rancor::Error,
+            >,
+        >,
+{
+    Ok(wire::frame(value)?.slice(4..))
+}

@@ -1,0 +1,559 @@
+//! One artifact's swarm as a state machine: inputs in, requests out, no I/O and no clock.
+//!
+//! Owns who has which chunk, who reads which span from the origin, and what to ask of whom next.
+//! Knows indices, sizes and hashes; never bytes, sockets, files or time of day. The shell in
+//! [`crate::exchange`] feeds it and carries out what it says; the simulator does the same.
+//!
+//! Invariants: a chunk is asked of at most two holders at a time; a span is read from the origin
+//! by this node only while its claim stands; nothing is announced before it is stored.
+
+mod pace;
+mod peers;
+mod pick;
+mod spans;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{SeedableRng, rngs::SmallRng};
+
+use crate::{
+    chunk::{ChunkHash, ChunkSet, SwarmId},
+    error::ErrorKind,
+    node::NodeId,
+};
+use pace::OriginPace;
+use peers::Neighbour;
+use spans::{Claim, SpanState};
+
+/// Time since the swarm began, on the shell's monotonic clock.
+pub type Now = Duration;
+
+/// What is exchanged: fixed for the life of the swarm.
+#[derive(Debug, Clone)]
+pub struct SwarmSpec {
+    /// The blueprint's hash.
+    pub id: SwarmId,
+    /// The length of every chunk.
+    pub chunk_bytes: Arc<[u32]>,
+    /// Runs of neighbouring chunks, each read from the origin in one request; they cover all chunks.
+    pub spans: Arc<[Range<u32>]>,
+}
+
+/// How the swarm behaves.
+#[derive(Debug, Clone)]
+pub struct SwarmConfig {
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// How long members that are not known to take part count as owners, so that nodes which have
+    /// not met yet do not read the same spans. Sane: a few round trips to the meeting place.
+    pub meeting_grace: Duration,
+    /// The shortest time without progress after which another node's span is taken over.
+    pub takeover_min: Duration,
+    /// The longest.
+    pub takeover_max: Duration,
+    /// Chunks asked of one holder at a time, beside what rate × round trip needs.
+    pub requests_per_holder: u32,
+    /// Bytes asked of all holders at a time; bounds memory.
+    pub inflight_bytes_max: u64,
+    /// A request this many times slower than usual is sent to a second holder.
+    pub hedge_factor: f64,
+    /// Hedged bytes ÷ received bytes never exceed this.
+    pub hedge_budget: f64,
+}
+
+impl Default for SwarmConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            meeting_grace: Duration::from_millis(200),
+            takeover_min: Duration::from_secs(3),
+            takeover_max: Duration::from_secs(30),
+            requests_per_holder: 1,
+            inflight_bytes_max: 48 << 20,
+            hedge_factor: 4.0,
+            hedge_budget: 0.03,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The live members, this node included; only their number and ids matter.
+    Members(Vec<NodeId>),
+    /// Another node takes part and said what it holds and wants (`None`: everything).
+    Joined {
+        /// Who.
+        peer: NodeId,
+        /// Whether it is in this node's zone.
+        same_zone: bool,
+        /// What it holds.
+        held: ChunkSet,
+        /// What it wants.
+        wanted: Option<ChunkSet>,
+        /// Whether it reads from the origin at all.
+        reads_origin: bool,
+    },
+    /// A participant left, died or became unreachable.
+    Left(NodeId),
+    /// A neighbour stored chunks.
+    Have {
+        /// Who.
+        peer: NodeId,
+        /// Index and hash.
+        items: Vec<(u32, ChunkHash)>,
+    },
+    /// A neighbour starts to read a span from the origin.
+    Claimed {
+        /// Who.
+        peer: NodeId,
+        /// Index of the span.
+        span: u32,
+    },
+    /// A neighbour gives a span up.
+    Unclaimed {
+        /// Who.
+        peer: NodeId,
+        /// Index of the span.
+        span: u32,
+    },
+    /// The origin asked a neighbour, and so everybody, to stay away for a while.
+    OriginHold {
+        /// Until when.
+        until: Now,
+    },
+    /// All bytes of a request are here; they are not verified or stored yet.
+    Received {
+        /// From whom.
+        peer: NodeId,
+        /// Index of the chunk.
+        index: u32,
+        /// The round trip to the holder, where it is known.
+        round_trip: Option<Duration>,
+    },
+    /// A request came to nothing.
+    RequestFailed {
+        /// From whom.
+        peer: NodeId,
+        /// Index of the chunk.
+        index: u32,
+        /// Why: `NotFound` (not there), `Corrupt` (lied), `Timeout` (stalled), …
+        why: ErrorKind,
+    },
+    /// A chunk is verified and stored, whatever its source.
+    Stored {
+        /// Index of the chunk.
+        index: u32,
+        /// Its hash.
+        hash: ChunkHash,
+    },
+    /// A chunk could not be stored, or turned out rotten on disk; it is missing again.
+    Lost {
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// All bytes of a chunk came from the origin; they are not stored yet.
+    OriginChunk {
+        /// Index of the span.
+        span: u32,
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// A read of a span ended.
+    OriginDone {
+        /// Index of the span.
+        span: u32,
+        /// Why it ended early, and how long the origin wants to be left alone.
+        failed: Option<ErrorKind>,
+    },
+    /// The origin was read again to settle a dispute.
+    Settled {
+        /// Index of the chunk.
+        index: u32,
+        /// The hash it really has.
+        hash: ChunkHash,
+    },
+    /// Readers wait for these chunks now.
+    Urgent(Vec<u32>),
+    /// What is wanted from now on, instead of what was.
+    Want(ChunkSet),
+    /// Whether this node can read from the origin from now on.
+    ReadsOrigin(bool),
+    /// The hashes of a manifest, one for every chunk.
+    Manifest(Vec<ChunkHash>),
+    /// Time passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Ask a holder for a chunk.
+    Request {
+        /// Whom.
+        peer: NodeId,
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// Take a request back.
+    Cancel {
+        /// Whom.
+        peer: NodeId,
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// Read chunks from the origin in one request.
+    FetchSpan {
+        /// Index of the span.
+        span: u32,
+        /// The chunks: a run within the span.
+        chunks: Range<u32>,
+    },
+    /// Stop reading a span.
+    CancelSpan {
+        /// Index of the span.
+        span: u32,
+    },
+    /// Tell every neighbour what was stored.
+    Announce {
+        /// Index and hash.
+        items: Vec<(u32, ChunkHash)>,
+    },
+    /// Tell every neighbour that this node reads a span.
+    Claim {
+        /// Index of the span.
+        span: u32,
+    },
+    /// Tell every neighbour that it does not any more.
+    Unclaim {
+        /// Index of the span.
+        span: u32,
+    },
+    /// Read one chunk from the origin to see which announced hash is right.
+    Settle {
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// Forget a stored chunk: its hash was wrong.
+    Discard {
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// Have nothing to do with this peer any more, and say so in the log.
+    Shun {
+        /// Who.
+        peer: NodeId,
+        /// What it did.
+        why: &'static str,
+    },
+    /// Everything wanted is stored.
+    Complete,
+}
+
+/// How much is known about a chunk's hash, and from whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HashSource {
+    Manifest,
+    Myself,
+    Peer(NodeId),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    hash: Option<(ChunkHash, HashSource)>,
+    holders: u16,
+    /// Requests under way to holders.
+    asked: u8,
+    /// All bytes are here or about to be stored; asked of nobody else.
+    arriving: bool,
+}
+
+/// The state machine.
+pub struct Swarm {
+    spec: SwarmSpec,
+    config: SwarmConfig,
+    me: NodeId,
+    rng: SmallRng,
+    began: Now,
+    chunks: Vec<Chunk>,
+    span_of: Vec<u32>,
+    spans: Vec<SpanState>,
+    held: ChunkSet,
+    wanted: ChunkSet,
+    missing: u32,
+    neighbours: BTreeMap<NodeId, Neighbour>,
+    members: Vec<NodeId>,
+    shunned: Vec<NodeId>,
+    disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
+    urgent: VecDeque<u32>,
+    pace: OriginPace,
+    inflight_bytes: u64,
+    received_bytes: u64,
+    hedged_bytes: u64,
+    complete_said: bool,
+    reads_origin: bool,
+    announce: Vec<(u32, ChunkHash)>,
+    out: VecDeque<Output>,
+}
+
+impl Swarm {
+    /// A swarm as seen by `me`, who holds `held`, knows `hashes` and wants `wanted`.
+    ///
+    /// `trusted` says that `hashes` are a manifest's, not what this node computed itself.
+    pub fn new(
+        spec: SwarmSpec,
+        config: SwarmConfig,
+        me: NodeId,
+        inventory: crate::seam::Inventory,
+        wanted: ChunkSet,
+        trusted: bool,
+        now: Now,
+    ) -> Self {
+        let count = spec.chunk_bytes.len();
+        let held = inventory.held;
+        let mut chunks = vec![Chunk { hash: None, holders: 0, asked: 0, arriving: false }; count];
+        for (chunk, hash) in chunks.iter_mut().zip(inventory.hashes) {
+            let source = if trusted { HashSource::Manifest } else { HashSource::Myself };
+            chunk.hash = hash.map(|h| (h, source));
+        }
+        let mut span_of = vec![0; count];
+        for (s, span) in spec.spans.iter().enumerate() {
+            for c in span.clone() {
+                span_of[c as usize] = s as u32;
+            }
+        }
+        let spans = spec.spans.iter().map(|s| SpanState::new(s.clone(), &held, &wanted)).collect();
+        let missing = wanted.iter().filter(|&c| !held.contains(c)).count() as u32;
+        let mut swarm = Self {
+            rng: SmallRng::seed_from_u64(config.seed),
+            pace: OriginPace::new(now),
+            spec,
+            config,
+            me,
+            began: now,
+            chunks,
+            span_of,
+            spans,
+            held,
+            wanted,
+            missing,
+            neighbours: BTreeMap::new(),
+            members: vec![me],
+            shunned: Vec::new(),
+            disputes: HashMap::new(),
+            urgent: VecDeque::new(),
+            inflight_bytes: 0,
+            received_bytes: 0,
+            hedged_bytes: 0,
+            complete_said: false,
+            reads_origin: true,
+            announce: Vec::new(),
+            out: VecDeque::new(),
+        };
+        swarm.say_if_complete();
+        swarm
+    }
+
+    /// Takes in what happened and decides what follows; the decisions wait in [`poll`](Self::poll).
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Members(members) => self.members = members,
+            Input::Joined { peer, same_zone, held, wanted, reads_origin } => {
+                self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
+            }
+            Input::Left(peer) => self.peer_left(peer),
+            Input::Have { peer, items } => self.peer_has(now, peer, items),
+            Input::Claimed { peer, span } => self.peer_claimed(now, peer, span),
+            Input::Unclaimed { peer, span } => self.peer_unclaimed(peer, span),
+            Input::OriginHold { until } => self.pace.hold(until),
+            Input::Received { peer, index, round_trip } => self.received(now, peer, index, round_trip),
+            Input::RequestFailed { peer, index, why } => self.request_failed(now, peer, index, why),
+            Input::Stored { index, hash } => self.stored(now, index, hash),
+            Input::Lost { index } => self.lost(index),
+            Input::OriginChunk { span, index } => self.origin_chunk(now, span, index),
+            Input::OriginDone { span, failed } => self.origin_done(now, span, failed),
+            Input::Settled { index, hash } => self.settled(index, hash),
+            Input::Urgent(indices) => {
+                let count = self.chunks.len() as u32;
+                self.urgent.extend(indices.into_iter().filter(|&i| i < count && !self.held.contains(i)));
+            }
+            Input::Want(wanted) => self.want(now, wanted),
+            Input::ReadsOrigin(reads) => self.reads_origin = reads,
+            Input::Manifest(hashes) => {
+                for (chunk, hash) in self.chunks.iter_mut().zip(hashes) {
+                    chunk.hash = Some((hash, HashSource::Manifest));
+                }
+            }
+            Input::Tick => {}
+        }
+        self.decide(now);
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        if !self.announce.is_empty() && self.out.is_empty() {
+            return Some(Output::Announce { items: std::mem::take(&mut self.announce) });
+        }
+        self.out.pop_front()
+    }
+
+    /// What is stored here.
+    pub fn held(&self) -> &ChunkSet {
+        &self.held
+    }
+
+    /// What is wanted here.
+    pub fn wanted(&self) -> &ChunkSet {
+        &self.wanted
+    }
+
+    /// Chunks wanted and not stored yet.
+    pub fn missing(&self) -> u32 {
+        self.missing
+    }
+
+    /// The hash of a chunk as far as it is known.
+    pub fn hash(&self, index: u32) -> Option<ChunkHash> {
+        self.chunks.get(index as usize)?.hash.map(|(h, _)| h)
+    }
+
+    /// Participants known now, without this node.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.neighbours.keys().copied()
+    }
+
+    /// Spans this node is reading from the origin now.
+    pub fn reading(&self) -> impl Iterator<Item = u32> + '_ {
+        self.spans.iter().enumerate().filter(|(_, s)| s.mine.is_some()).map(|(i, _)| i as u32)
+    }
+
+    /// Wanted bytes that no known neighbour holds and this node lacks.
+    pub fn orphan_bytes(&self) -> u64 {
+        let orphan = |c: &u32| !self.held.contains(*c) && self.chunks[*c as usize].holders == 0;
+        self.wanted.iter().filter(orphan).map(|c| u64::from(self.len(c))).sum()
+    }
+
+    fn len(&self, index: u32) -> u32 {
+        self.spec.chunk_bytes[index as usize]
+    }
+
+    fn lacks(&self, index: u32) -> bool {
+        self.wanted.contains(index) && !self.held.contains(index)
+    }
+
+    fn decide(&mut self, now: Now) {
+        if self.missing == 0 {
+            return;
+        }
+        self.ask_holders(now);
+        self.hedge(now);
+        self.read_origin(now);
+    }
+
+    fn stored(&mut self, now: Now, index: u32, hash: ChunkHash) {
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.arriving = false;
+        if chunk.hash.is_none() {
+            chunk.hash = Some((hash, HashSource::Myself));
+        }
+        if !self.held.insert(index) {
+            return;
+        }
+        self.drop_requests(index, None);
+        if self.wanted.contains(index) {
+            self.missing -= 1;
+        }
+        self.stop_needless_reading(index);
+        if self.chunks[index as usize].holders == 0 && self.wanted.contains(index) {
+            self.span_mut(index).settle(true);
+            self.pace.first_arrival(now, self.len(index));
+        }
+        self.announce.push((index, hash));
+        self.say_if_complete();
+    }
+
+    fn say_if_complete(&mut self) {
+        if self.missing == 0 && !self.complete_said {
+            self.complete_said = true;
+            self.out.push_back(Output::Complete);
+        }
+    }
+
+    fn lost(&mut self, index: u32) {
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.arriving = false;
+        let unheld = chunk.holders == 0;
+        if self.held.remove(index) && self.wanted.contains(index) {
+            self.missing += 1;
+            self.complete_said = false;
+            if unheld {
+                self.span_mut(index).settle(false);
+            }
+        }
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.offer(index);
+        }
+    }
+
+    fn want(&mut self, now: Now, wanted: ChunkSet) {
+        if !wanted.is_sound(self.chunks.len() as u32) {
+            return;
+        }
+        if self.missing == 0 {
+            // A new wish: others may be about to have the same one.
+            self.began = now;
+        }
+        self.wanted = wanted;
+        self.missing = self.wanted.iter().filter(|&c| !self.held.contains(c)).count() as u32;
+        self.complete_said = false;
+        for s in 0..self.spans.len() {
+            let chunks = self.spec.spans[s].clone();
+            let orphans = chunks.clone().filter(|&c| self.lacks(c) && self.chunks[c as usize].holders == 0).count();
+            self.spans[s].orphans = orphans as u32;
+            if self.spans[s].mine.is_some() && !chunks.clone().any(|c| self.lacks(c)) {
+                self.spans[s].mine = None;
+                self.out.push_back(Output::CancelSpan { span: s as u32 });
+                self.out.push_back(Output::Unclaim { span: s as u32 });
+            }
+        }
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.offer_all(&self.held);
+        }
+        self.say_if_complete();
+    }
+
+    fn span_mut(&mut self, index: u32) -> &mut SpanState {
+        &mut self.spans[self.span_of[index as usize] as usize]
+    }
+
+    fn settled(&mut self, index: u32, hash: ChunkHash) {
+        let Some(announced) = self.disputes.remove(&index) else { return };
+        for (peer, said) in announced {
+            if said != hash {
+                self.shun(peer, "announced a hash that the origin does not confirm");
+            }
+        }
+        let wrong = self.chunks[index as usize].hash.is_some_and(|(h, _)| h != hash);
+        self.chunks[index as usize].hash = Some((hash, HashSource::Manifest));
+        if wrong && self.held.contains(index) {
+            self.out.push_back(Output::Discard { index });
+            self.lost(index);
+        }
+    }
+
+    fn shun(&mut self, peer: NodeId, why: &'static str) {
+        if !self.shunned.contains(&peer) {
+            self.shunned.push(peer);
+            self.peer_left(peer);
+            self.out.push_back(Output::Shun { peer, why });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

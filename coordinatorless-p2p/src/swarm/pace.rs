@@ -1,0 +1,148 @@
+//! How many origin requests to keep open, and when to stay away altogether.
+//!
+//! More streams are opened only while more bring more: the measure is how fast chunks appear
+//! anywhere in the swarm for the first time, which neighbours' announcements tell, so a node does
+//! not mistake the share it takes from others for a gain.
+
+use std::time::Duration;
+
+use super::Now;
+
+/// Streams open at most, alone.
+const STREAMS_MAX: usize = 16;
+/// Streams open at most while others take part.
+const STREAMS_MAX_IN_COMPANY: usize = 2;
+/// A level is judged over at least this long and this much.
+const JUDGE_AFTER: Duration = Duration::from_millis(500);
+const JUDGE_BYTES: u64 = 8 << 20;
+/// A further stream must bring this much to be kept.
+const GAIN: f64 = 1.12;
+/// After a step that brought nothing, how long until the next try.
+const REST: Duration = Duration::from_secs(5);
+
+/// Adapts the number of origin streams, and keeps hold-off times.
+#[derive(Debug)]
+pub(super) struct OriginPace {
+    level: usize,
+    before: f64,
+    since: Now,
+    bytes: u64,
+    try_after: Now,
+    hold_until: Now,
+    failures: u32,
+    /// Smoothed time between chunks of one stream.
+    interval: Duration,
+}
+
+impl OriginPace {
+    pub(super) fn new(now: Now) -> Self {
+        Self {
+            level: 1,
+            before: 0.0,
+            since: now,
+            bytes: 0,
+            try_after: now,
+            hold_until: Duration::ZERO,
+            failures: 0,
+            interval: Duration::from_millis(250),
+        }
+    }
+
+    /// How many streams may be open now.
+    pub(super) fn streams(&self, now: Now, alone: bool) -> usize {
+        if now < self.hold_until {
+            0
+        } else if alone {
+            // Alone there is nobody to take a share from: start wide, as the best downloaders do.
+            self.level.max(8).min(STREAMS_MAX)
+        } else {
+            self.level.min(STREAMS_MAX_IN_COMPANY)
+        }
+    }
+
+    /// A chunk appeared in the swarm for the first time.
+    pub(super) fn first_arrival(&mut self, now: Now, bytes: u32) {
+        self.failures = 0;
+        self.bytes += u64::from(bytes);
+        let took = now.saturating_sub(self.since);
+        if took < JUDGE_AFTER || self.bytes < JUDGE_BYTES {
+            return;
+        }
+        let rate = self.bytes as f64 / took.as_secs_f64();
+        if now >= self.try_after {
+            if self.before == 0.0 || rate > self.before * GAIN {
+                self.before = rate;
+                self.level = (self.level + 1).min(STREAMS_MAX);
+            } else {
+                self.level = self.level.saturating_sub(1).max(1);
+                self.before = 0.0;
+                self.try_after = now + REST;
+            }
+        }
+        self.since = now;
+        self.bytes = 0;
+    }
+
+    /// The origin, or a neighbour on its behalf, asked for quiet.
+    pub(super) fn hold(&mut self, until: Now) {
+        self.hold_until = self.hold_until.max(until);
+    }
+
+    /// A read failed; the next try waits, longer each time.
+    pub(super) fn failed(&mut self, now: Now, retry_after: Option<Duration>) {
+        self.failures = (self.failures + 1).min(6);
+        let wait = retry_after.unwrap_or(Duration::from_millis(125 << self.failures));
+        self.hold(now + wait);
+    }
+
+    /// Another chunk of a stream took this long.
+    pub(super) fn chunk_interval(&mut self, took: Duration) {
+        self.interval = (self.interval * 7 + took) / 8;
+    }
+
+    /// Without progress for this long, a reader of the origin counts as stuck.
+    pub(super) fn takeover_after(&self, min: Duration, max: Duration) -> Duration {
+        (self.interval * 8).clamp(min, max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(pace: &mut OriginPace, from_ms: u64, to_ms: u64, bytes_per_ms: u32) {
+        for ms in from_ms..to_ms {
+            pace.first_arrival(Duration::from_millis(ms), bytes_per_ms);
+        }
+    }
+
+    #[test]
+    fn streams_grow_while_they_bring_more_and_no_longer() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        feed(&mut pace, 0, 1000, 20_000);
+        let first = pace.streams(Duration::from_secs(1), false);
+        assert!(first >= 2, "no second stream was tried: {first}");
+        feed(&mut pace, 1000, 6000, 20_000);
+        assert_eq!(pace.streams(Duration::from_secs(6), false), 1, "a stream that brought nothing was kept");
+    }
+
+    #[test]
+    fn nothing_is_read_while_the_origin_wants_quiet() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        pace.failed(Duration::ZERO, Some(Duration::from_secs(9)));
+        assert_eq!(pace.streams(Duration::from_millis(8_999), true), 0);
+        assert!(pace.streams(Duration::from_secs(9), true) > 0);
+    }
+
+    #[test]
+    fn waits_after_failures_grow_and_end_with_success() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        let now = Duration::from_secs(100);
+        pace.failed(now, None);
+        let first = pace.hold_until - now;
+        pace.failed(now, None);
+        assert!(pace.hold_until - now > first);
+        pace.first_arrival(now, 1);
+        assert_eq!(pace.failures, 0);
+    }
+}

@@ -1,0 +1,325 @@
+//! Neighbours of a swarm: what each holds, what was asked of it, how fast it answers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::{Rng, rngs::SmallRng};
+
+use super::{Claim, HashSource, Now, Output, Swarm};
+use crate::{
+    chunk::{ChunkHash, ChunkSet},
+    error::ErrorKind,
+    node::NodeId,
+};
+
+/// A request under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) at: Now,
+    /// A second holder was asked too.
+    pub(super) hedged: bool,
+}
+
+/// What this node knows of a participant it exchanges with.
+#[derive(Debug)]
+pub(super) struct Neighbour {
+    pub(super) same_zone: bool,
+    pub(super) held: ChunkSet,
+    wanted: Option<ChunkSet>,
+    reads_origin: bool,
+    /// Chunks it holds that may be missing here; cleaned when drawn from.
+    offers: Vec<u32>,
+    pub(super) asked: BTreeMap<u32, Asked>,
+    pub(super) asked_bytes: u64,
+    /// Smoothed bytes per second of requests to it; 0 until the first answer.
+    pub(super) rate: f64,
+    pub(super) round_trip: Duration,
+    /// When it last stored, claimed or answered anything.
+    pub(super) progress: Now,
+    /// Not asked before then, after a failure.
+    pub(super) rest_until: Now,
+    failures: u32,
+}
+
+impl Neighbour {
+    pub(super) fn new(
+        same_zone: bool,
+        held: ChunkSet,
+        wanted: Option<ChunkSet>,
+        reads_origin: bool,
+        now: Now,
+    ) -> Self {
+        Self {
+            same_zone,
+            offers: Vec::new(),
+            held,
+            wanted,
+            reads_origin,
+            asked: BTreeMap::new(),
+            asked_bytes: 0,
+            rate: 0.0,
+            round_trip: Duration::ZERO,
+            progress: now,
+            rest_until: Duration::ZERO,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn offer(&mut self, index: u32) {
+        if self.held.contains(index) {
+            self.offers.push(index);
+        }
+    }
+
+    /// Forgets what was offered and offers everything it holds that is not in `held`.
+    pub(super) fn offer_all(&mut self, held: &ChunkSet) {
+        self.offers = self.held.iter().filter(|&c| !held.contains(c)).collect();
+    }
+
+    /// Whether it will read some of these chunks from the origin.
+    pub(super) fn reads_any(&self, chunks: std::ops::Range<u32>) -> bool {
+        self.reads_origin && self.wanted.as_ref().is_none_or(|w| chunks.into_iter().any(|c| w.contains(c)))
+    }
+
+    /// The rarest of a few chunks drawn at random that `fit`; offers found void are forgotten.
+    pub(super) fn draw(
+        &mut self,
+        rng: &mut SmallRng,
+        void: impl Fn(u32) -> bool,
+        fit: impl Fn(u32) -> Option<u32>,
+    ) -> Option<u32> {
+        const SAMPLE: usize = 24;
+        let mut best: Option<(u32, u32)> = None;
+        let mut looked = 0;
+        // Twice the sample bounds the work when most of the offers are under way already.
+        for _ in 0..SAMPLE * 4 {
+            if self.offers.is_empty() || looked >= SAMPLE {
+                break;
+            }
+            let at = rng.random_range(0..self.offers.len());
+            let index = self.offers[at];
+            if void(index) {
+                self.offers.swap_remove(at);
+                continue;
+            }
+            looked += 1;
+            if let Some(rarity) = fit(index)
+                && best.is_none_or(|(_, r)| rarity < r)
+            {
+                best = Some((index, rarity));
+            }
+        }
+        best.map(|(index, _)| index)
+    }
+}
+
+impl Swarm {
+    pub(super) fn peer_joined(&mut self, now: Now, peer: NodeId, mut neighbour: Neighbour) {
+        let count = self.chunks.len() as u32;
+        if peer == self.me || self.shunned.contains(&peer) {
+            return;
+        }
+        if !neighbour.held.is_sound(count) || neighbour.wanted.as_ref().is_some_and(|w| !w.is_sound(count)) {
+            self.shun(peer, "sent a bitmap of another size");
+            return;
+        }
+        self.peer_left(peer);
+        neighbour.offer_all(&self.held);
+        for index in neighbour.held.iter() {
+            self.holder_gained(now, index);
+        }
+        self.neighbours.insert(peer, neighbour);
+    }
+
+    fn holder_gained(&mut self, now: Now, index: u32) {
+        let chunk = &mut self.chunks[index as usize];
+        chunk.holders += 1;
+        if chunk.holders == 1 && self.lacks(index) {
+            let bytes = self.len(index);
+            self.span_mut(index).settle(true);
+            self.pace.first_arrival(now, bytes);
+        }
+    }
+
+    pub(super) fn peer_left(&mut self, peer: NodeId) {
+        let Some(gone) = self.neighbours.remove(&peer) else { return };
+        for index in gone.held.iter() {
+            let chunk = &mut self.chunks[index as usize];
+            chunk.holders -= 1;
+            if chunk.holders == 0 && self.lacks(index) {
+                self.span_mut(index).settle(false);
+            }
+        }
+        for index in gone.asked.keys() {
+            self.chunks[*index as usize].asked -= 1;
+            self.inflight_bytes -= u64::from(self.len(*index));
+            self.out.push_back(Output::Cancel { peer, index: *index });
+        }
+        for span in &mut self.spans {
+            if span.claim.is_some_and(|c| c.by == peer) {
+                span.claim = None;
+            }
+        }
+    }
+
+    pub(super) fn peer_has(&mut self, now: Now, peer: NodeId, items: Vec<(u32, ChunkHash)>) {
+        for (index, hash) in items {
+            let Some(chunk) = self.chunks.get(index as usize) else {
+                self.shun(peer, "announced a chunk past the end");
+                return;
+            };
+            match chunk.hash {
+                Some((known, HashSource::Manifest)) if known != hash => {
+                    self.shun(peer, "announced a hash that the manifest does not have");
+                    return;
+                }
+                Some((known, source)) if known != hash => self.dispute(index, peer, hash, known, source),
+                Some(_) => {}
+                None => self.chunks[index as usize].hash = Some((hash, HashSource::Peer(peer))),
+            }
+            let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+            neighbour.progress = now;
+            if neighbour.held.insert(index) {
+                if !self.held.contains(index) {
+                    neighbour.offer(index);
+                }
+                self.holder_gained(now, index);
+            }
+            let span = self.span_mut(index);
+            if let Some(claim) = &mut span.claim
+                && claim.by == peer
+            {
+                let since = claim.progress;
+                claim.progress = now;
+                self.pace.chunk_interval(now.saturating_sub(since));
+            }
+        }
+    }
+
+    fn dispute(&mut self, index: u32, peer: NodeId, hash: ChunkHash, known: ChunkHash, source: HashSource) {
+        let first = !self.disputes.contains_key(&index);
+        let said = self.disputes.entry(index).or_default();
+        if let HashSource::Peer(other) = source
+            && first
+        {
+            said.push((other, known));
+        }
+        if !said.iter().any(|(p, _)| *p == peer) {
+            said.push((peer, hash));
+        }
+        if first {
+            self.out.push_back(Output::Settle { index });
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Now, peer: NodeId, index: u32, round_trip: Option<Duration>) {
+        let bytes = self.spec.chunk_bytes.get(index as usize).copied().unwrap_or(0);
+        let Some(asked) = self.take_request(peer, index) else { return };
+        self.received_bytes += u64::from(bytes);
+        if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            let took = now.saturating_sub(asked.at).as_secs_f64().max(1e-6);
+            let rate = f64::from(bytes) / took;
+            neighbour.rate = if neighbour.rate == 0.0 { rate } else { neighbour.rate * 0.7 + rate * 0.3 };
+            neighbour.round_trip = round_trip.unwrap_or(neighbour.round_trip);
+            neighbour.failures = 0;
+            neighbour.progress = now;
+        }
+        self.chunks[index as usize].arriving = true;
+        self.drop_requests(index, Some(peer));
+    }
+
+    pub(super) fn request_failed(&mut self, now: Now, peer: NodeId, index: u32, why: ErrorKind) {
+        if why == ErrorKind::Corrupt {
+            if let Some(chunk) = self.chunks.get_mut(index as usize) {
+                chunk.arriving = false;
+                if chunk.hash.is_some_and(|(_, source)| source == HashSource::Peer(peer)) {
+                    chunk.hash = None;
+                }
+            }
+            self.take_request(peer, index);
+            self.shun(peer, "served bytes that do not have their hash");
+            self.handle_offers(index);
+            return;
+        }
+        if self.take_request(peer, index).is_none() {
+            return;
+        }
+        let unheld = {
+            let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+            if why == ErrorKind::NotFound {
+                neighbour.held.remove(index)
+            } else {
+                neighbour.failures = (neighbour.failures + 1).min(6);
+                neighbour.rest_until = now + Duration::from_millis(100 << neighbour.failures);
+                neighbour.offer(index);
+                false
+            }
+        };
+        if unheld {
+            let chunk = &mut self.chunks[index as usize];
+            chunk.holders -= 1;
+            if chunk.holders == 0 && self.lacks(index) {
+                self.span_mut(index).settle(false);
+            }
+        }
+    }
+
+    fn handle_offers(&mut self, index: u32) {
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.offer(index);
+        }
+    }
+
+    /// Ends the bookkeeping of one request.
+    pub(super) fn take_request(&mut self, peer: NodeId, index: u32) -> Option<Asked> {
+        let bytes = u64::from(*self.spec.chunk_bytes.get(index as usize)?);
+        let neighbour = self.neighbours.get_mut(&peer)?;
+        let asked = neighbour.asked.remove(&index)?;
+        neighbour.asked_bytes -= bytes;
+        self.inflight_bytes -= bytes;
+        self.chunks[index as usize].asked -= 1;
+        Some(asked)
+    }
+
+    /// Cancels every request for a chunk, except the one to `winner`.
+    pub(super) fn drop_requests(&mut self, index: u32, winner: Option<NodeId>) {
+        if self.chunks[index as usize].asked == 0 {
+            return;
+        }
+        let losers: Vec<NodeId> = self
+            .neighbours
+            .iter()
+            .filter(|(id, n)| Some(**id) != winner && n.asked.contains_key(&index))
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in losers {
+            self.take_request(peer, index);
+            self.out.push_back(Output::Cancel { peer, index });
+        }
+    }
+
+    pub(super) fn peer_claimed(&mut self, now: Now, peer: NodeId, span: u32) {
+        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        neighbour.progress = now;
+        let Some(state) = self.spans.get(span as usize) else {
+            self.shun(peer, "claimed a span past the end");
+            return;
+        };
+        if state.mine.is_some() {
+            if !self.yields(span, peer) {
+                return;
+            }
+            self.spans[span as usize].mine = None;
+            self.out.push_back(Output::CancelSpan { span });
+        }
+        self.spans[span as usize].claim = Some(Claim { by: peer, progress: now });
+    }
+
+    pub(super) fn peer_unclaimed(&mut self, peer: NodeId, span: u32) {
+        if let Some(state) = self.spans.get_mut(span as usize)
+            && state.claim.is_some_and(|c| c.by == peer)
+        {
+            state.claim = None;
+        }
+    }
+}
+

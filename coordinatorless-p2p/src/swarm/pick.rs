@@ -1,0 +1,148 @@
+//! Which chunk to ask of whom next: urgent first, then the rarest of what each free holder has.
+//!
+//! Little is out to each holder and much in all: measured in a fluid model, one chunk out to each
+//! holder brings the joiners of a wave to 1.1 × their own downlink where many to one needs 1.9 ×.
+
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+
+use super::{Now, Output, Swarm, peers::Asked};
+use crate::node::NodeId;
+
+impl Swarm {
+    /// Fills the free places of every holder.
+    pub(super) fn ask_holders(&mut self, now: Now) {
+        self.ask_urgent(now);
+        let mut free: Vec<(bool, NodeId)> = self
+            .neighbours
+            .iter()
+            .filter(|(_, n)| n.rest_until <= now && self.has_place(n))
+            .map(|(id, n)| (!n.same_zone, *id))
+            .collect();
+        free.shuffle(&mut self.rng);
+        free.sort_by_key(|(far, _)| *far);
+        let mut again = true;
+        while again {
+            again = false;
+            for &(_, peer) in &free {
+                if self.inflight_bytes >= self.config.inflight_bytes_max {
+                    return;
+                }
+                if self.neighbours.get(&peer).is_some_and(|n| self.has_place(n))
+                    && let Some(index) = self.draw_for(now, peer)
+                {
+                    self.ask(now, peer, index);
+                    again = true;
+                }
+            }
+        }
+    }
+
+    fn has_place(&self, neighbour: &super::Neighbour) -> bool {
+        let mean = self.mean_chunk_bytes();
+        let pipe = neighbour.rate * neighbour.round_trip.as_secs_f64();
+        let budget = f64::from(self.config.requests_per_holder) * mean + pipe;
+        neighbour.asked.is_empty() || (neighbour.asked_bytes as f64) + mean / 2.0 < budget
+    }
+
+    fn mean_chunk_bytes(&self) -> f64 {
+        // Chunks are at most a few times larger than this; it only scales the budget.
+        let longest = self.spec.chunk_bytes.iter().take(64).copied().max().unwrap_or(1);
+        f64::from(longest.max(64 << 10))
+    }
+
+    fn draw_for(&mut self, now: Now, peer: NodeId) -> Option<u32> {
+        let stuck = self.stuck_after();
+        let Self { neighbours, chunks, wanted, held, spans, span_of, rng, .. } = self;
+        let neighbour = neighbours.get_mut(&peer)?;
+        neighbour.draw(
+            rng,
+            |c| held.contains(c) || !wanted.contains(c),
+            |c| {
+                let chunk = chunks[c as usize];
+                let coming = spans[span_of[c as usize] as usize].is_coming(c, now, stuck);
+                (chunk.asked == 0 && !chunk.arriving && !coming).then_some(u32::from(chunk.holders))
+            },
+        )
+    }
+
+    fn ask_urgent(&mut self, now: Now) {
+        let mut waiting = std::mem::take(&mut self.urgent);
+        waiting.retain(|&index| {
+            if self.held.contains(index) {
+                return false;
+            }
+            let chunk = self.chunks[index as usize];
+            if chunk.asked == 0 && !chunk.arriving && chunk.holders > 0 {
+                let best = self
+                    .neighbours
+                    .iter()
+                    .filter(|(_, n)| n.held.contains(index) && n.rest_until <= now)
+                    .min_by(|(_, a), (_, b)| {
+                        let cost = |n: &super::Neighbour| {
+                            (!n.same_zone, n.asked_bytes as f64 / n.rate.max(1.0))
+                        };
+                        cost(a).partial_cmp(&cost(b)).unwrap_or(std::cmp::Ordering::Equal)
+                    })
+                    .map(|(id, _)| *id);
+                if let Some(peer) = best {
+                    self.ask(now, peer, index);
+                }
+            }
+            true
+        });
+        self.urgent = waiting;
+    }
+
+    pub(super) fn ask(&mut self, now: Now, peer: NodeId, index: u32) {
+        let bytes = u64::from(self.len(index));
+        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        neighbour.asked.insert(index, Asked { at: now, hedged: false });
+        neighbour.asked_bytes += bytes;
+        self.inflight_bytes += bytes;
+        self.chunks[index as usize].asked += 1;
+        self.out.push_back(Output::Request { peer, index });
+    }
+
+    /// Sends requests that take far longer than usual to a second holder.
+    pub(super) fn hedge(&mut self, now: Now) {
+        let mut rates: Vec<f64> = self.neighbours.values().map(|n| n.rate).filter(|r| *r > 0.0).collect();
+        if rates.is_empty() {
+            return;
+        }
+        rates.sort_by(f64::total_cmp);
+        let usual = rates[rates.len() / 2];
+        let mut late = Vec::new();
+        for (id, n) in &self.neighbours {
+            for (index, asked) in &n.asked {
+                let expected = n.asked_bytes.max(u64::from(self.len(*index))) as f64 / usual;
+                let patience = Duration::from_secs_f64((expected * self.config.hedge_factor).clamp(0.25, 30.0));
+                if !asked.hedged && self.chunks[*index as usize].asked == 1 && now > asked.at + patience {
+                    late.push((*id, *index));
+                }
+            }
+        }
+        for (slow, index) in late {
+            let bytes = u64::from(self.len(index));
+            // A first small allowance: before anything was received there is no budget to speak of.
+            let budget = self.received_bytes as f64 * self.config.hedge_budget + (4 << 20) as f64;
+            if (self.hedged_bytes + bytes) as f64 > budget {
+                return;
+            }
+            let second = self
+                .neighbours
+                .iter()
+                .filter(|(id, n)| **id != slow && n.held.contains(index) && n.rest_until <= now && self.has_place(n))
+                .max_by(|(_, a), (_, b)| (a.same_zone, a.rate).partial_cmp(&(b.same_zone, b.rate)).unwrap_or(std::cmp::Ordering::Equal))
+                .map(|(id, _)| *id);
+            if let Some(peer) = second {
+                self.hedged_bytes += bytes;
+                if let Some(asked) = self.neighbours.get_mut(&slow).and_then(|n| n.asked.get_mut(&index)) {
+                    asked.hedged = true;
+                }
+                self.ask(now, peer, index);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Who reads which span from the origin: rendezvous ranks, claims, take-over and help at the end.
+//!
+//! A span belongs to the participant that ranks first for it. A node that has none of its own
+//! left helps the one with the longest backlog from the far end of its list, so helper and owner
+//! meet as late as possible. Claims that cross are settled by rank.
+
+use std::{collections::HashMap, ops::Range, time::Duration};
+
+use rand::Rng;
+
+use super::{Now, Output, Swarm};
+use crate::{
+    chunk::ChunkSet,
+    error::ErrorKind,
+    node::NodeId,
+    ring::{RendezvousKey, rendezvous_score},
+};
+
+/// A neighbour's word that it reads a span.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) by: NodeId,
+    pub(super) progress: Now,
+}
+
+/// This node's own reading of a span.
+#[derive(Debug, Clone)]
+pub(super) struct Mine {
+    /// What was asked of the origin and has not come yet.
+    pub(super) left: Range<u32>,
+    progress: Now,
+    got: u32,
+}
+
+/// One span.
+#[derive(Debug)]
+pub(super) struct SpanState {
+    chunks: Range<u32>,
+    /// Wanted chunks that nobody known holds: only the origin has them.
+    pub(super) orphans: u32,
+    pub(super) claim: Option<Claim>,
+    pub(super) mine: Option<Mine>,
+}
+
+impl SpanState {
+    pub(super) fn new(chunks: Range<u32>, held: &ChunkSet, wanted: &ChunkSet) -> Self {
+        let orphans = chunks.clone().filter(|&c| wanted.contains(c) && !held.contains(c)).count() as u32;
+        Self { chunks, orphans, claim: None, mine: None }
+    }
+
+    /// A chunk of this span is held by somebody now, or by nobody any more.
+    pub(super) fn settle(&mut self, held: bool) {
+        if held {
+            self.orphans = self.orphans.saturating_sub(1);
+        } else {
+            self.orphans += 1;
+        }
+    }
+
+    /// Whether this node's own reading will bring the chunk, unless it is stuck for that long.
+    pub(super) fn is_coming(&self, index: u32, now: Now, stuck: Duration) -> bool {
+        self.mine.as_ref().is_some_and(|m| m.left.contains(&index) && now < m.progress + stuck)
+    }
+}
+
+impl Swarm {
+    /// Starts as many origin reads as the pace allows.
+    pub(super) fn read_origin(&mut self, now: Now) {
+        while self.reads_origin {
+            let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_grace;
+            let alone = self.members.len() <= 1 || met_nobody;
+            // A reading whose last chunk is on its way does not count, so that the next request is
+            // at the origin before this one ends.
+            let busy = self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| m.left.len() > 1)).count();
+            let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
+            let streams = self.pace.streams(now, alone);
+            if busy >= streams || open > streams {
+                return;
+            }
+            let Some(span) = self.next_span(now, busy) else { return };
+            let Some(run) = self.orphan_run(span) else { return };
+            self.spans[span as usize].mine = Some(Mine { left: run.clone(), progress: now, got: 0 });
+            self.spans[span as usize].claim = None;
+            self.out.push_back(Output::Claim { span });
+            self.out.push_back(Output::FetchSpan { span, chunks: run });
+        }
+    }
+
+    /// The first unbroken run of chunks in the span that only the origin has.
+    fn orphan_run(&self, span: u32) -> Option<Range<u32>> {
+        let needed = |c: &u32| {
+            let chunk = &self.chunks[*c as usize];
+            self.lacks(*c) && chunk.holders == 0 && !chunk.arriving
+        };
+        let chunks = self.spans[span as usize].chunks.clone();
+        let start = chunks.clone().find(needed)?;
+        let end = (start..chunks.end).find(|c| !needed(c)).unwrap_or(chunks.end);
+        Some(start..end)
+    }
+
+    fn next_span(&mut self, now: Now, busy: usize) -> Option<u32> {
+        if let Some(span) = self.urgent_span(now) {
+            return Some(span);
+        }
+        let stuck = self.stuck_after();
+        let grace = now < self.began + self.config.meeting_grace;
+        let mut own: Option<(u64, u32)> = None;
+        let mut stale: Option<(u64, u32)> = None;
+        let mut backlog: HashMap<NodeId, (u32, u64, u32)> = HashMap::new();
+        for (s, span) in self.spans.iter().enumerate() {
+            if span.orphans == 0 || span.mine.is_some() || self.orphan_run(s as u32).is_none() {
+                continue;
+            }
+            if span.claim.is_some_and(|c| now < c.progress + stuck) {
+                continue;
+            }
+            let s = s as u32;
+            let my_score = self.score(s, self.me);
+            let (owner, owner_score) = self.owner(s, span.chunks.clone(), grace);
+            let claimed = span.claim.is_some();
+            if owner == self.me {
+                if own.is_none_or(|(best, _)| my_score > best) {
+                    own = Some((my_score, s));
+                }
+            } else if claimed || self.neighbours.get(&owner).is_some_and(|n| now >= n.progress + stuck) {
+                if stale.is_none_or(|(best, _)| my_score > best) {
+                    stale = Some((my_score, s));
+                }
+            } else if self.neighbours.contains_key(&owner) {
+                // The span its owner will come to last.
+                let entry = backlog.entry(owner).or_insert((0, u64::MAX, s));
+                entry.0 += 1;
+                if owner_score < entry.1 {
+                    (entry.1, entry.2) = (owner_score, s);
+                }
+            }
+        }
+        if let Some((_, span)) = own.or(stale) {
+            return Some(span);
+        }
+        if busy > 0 || grace {
+            return None;
+        }
+        // Helping with the last span of somebody would only cross its own claim.
+        let most = backlog.values().map(|b| b.0).max().filter(|&most| most >= 2)?;
+        let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.2).collect();
+        longest.sort_unstable();
+        Some(longest[self.rng.random_range(0..longest.len())])
+    }
+
+    /// A span that readers wait for and nobody is bringing.
+    fn urgent_span(&self, now: Now) -> Option<u32> {
+        let stuck = self.stuck_after();
+        self.urgent.iter().map(|&i| (i, self.span_of[i as usize])).find_map(|(i, s)| {
+            let span = &self.spans[s as usize];
+            let claimed = span.claim.is_some_and(|c| now < c.progress + stuck);
+            let chunk = &self.chunks[i as usize];
+            (self.lacks(i) && chunk.holders == 0 && !chunk.arriving && !claimed && span.mine.is_none()).then_some(s)
+        })
+    }
+
+    /// Without progress for this long, a reader of the origin counts as stuck.
+    pub(super) fn stuck_after(&self) -> Duration {
+        self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max)
+    }
+
+    fn score(&self, span: u32, node: NodeId) -> u64 {
+        rendezvous_score(node, RendezvousKey::part(&self.spec.id.0, span))
+    }
+
+    /// Who ranks first for a span, among participants that want it; in the first moments among all
+    /// members, most of which this node has not met yet.
+    fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> (NodeId, u64) {
+        let met = self.neighbours.iter().filter(|(_, n)| n.reads_any(chunks.clone())).map(|(id, _)| *id);
+        let unmet = self.members.iter().filter(|id| grace && !self.neighbours.contains_key(id)).copied();
+        let mut best = (self.me, self.score(span, self.me));
+        for id in met.chain(unmet).filter(|id| *id != self.me) {
+            let score = self.score(span, id);
+            if score > best.1 {
+                best = (id, score);
+            }
+        }
+        best
+    }
+
+    /// Whether a crossing claim of `peer` goes before this node's own.
+    pub(super) fn yields(&self, span: u32, peer: NodeId) -> bool {
+        let Some(mine) = &self.spans[span as usize].mine else { return true };
+        // Nearly done: what is left costs less than starting over there.
+        let nearly = mine.got > 0 && mine.left.len() as u32 <= mine.got;
+        !nearly && self.score(span, peer) > self.score(span, self.me)
+    }
+
+    pub(super) fn origin_chunk(&mut self, now: Now, span: u32, index: u32) {
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.arriving = true;
+        self.drop_requests(index, None);
+        if let Some(mine) = self.spans.get_mut(span as usize).and_then(|s| s.mine.as_mut()) {
+            let took = now.saturating_sub(mine.progress);
+            mine.progress = now;
+            mine.got += 1;
+            mine.left.start = index + 1;
+            self.pace.chunk_interval(took);
+        }
+    }
+
+    pub(super) fn origin_done(&mut self, now: Now, span: u32, failed: Option<ErrorKind>) {
+        let Some(state) = self.spans.get_mut(span as usize) else { return };
+        let was_mine = state.mine.take().is_some();
+        if let Some(kind) = failed {
+            let retry_after = match kind {
+                ErrorKind::Unavailable { retry_after } => retry_after,
+                ErrorKind::NotFound
+                | ErrorKind::Denied
+                | ErrorKind::Invalid
+                | ErrorKind::Timeout
+                | ErrorKind::Corrupt
+                | ErrorKind::Full
+                | ErrorKind::Cancelled => None,
+            };
+            self.pace.failed(now, retry_after);
+            if was_mine {
+                self.out.push_back(Output::Unclaim { span });
+            }
+        }
+    }
+
+    /// Ends this node's own reading when others brought what was left of it.
+    pub(super) fn stop_needless_reading(&mut self, index: u32) {
+        let span = self.span_of[index as usize];
+        let left = self.spans[span as usize].mine.as_ref().map(|m| m.left.clone());
+        if let Some(left) = left
+            && !left.is_empty()
+            && left.contains(&index)
+            && !left.clone().any(|c| self.lacks(c))
+        {
+            self.spans[span as usize].mine = None;
+            self.out.push_back(Output::CancelSpan { span });
+        }
+    }
+
+    /// When something may have to be done although nothing happens.
+    pub fn tick_interval(&self) -> Duration {
+        if self.missing > 0 { Duration::from_millis(50) } else { Duration::from_secs(1) }
+    }
+}

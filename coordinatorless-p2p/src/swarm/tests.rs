@@ -1,0 +1,588 @@
+//! The state machines of several nodes in virtual time, over links that are shared fairly.
+
+use super::*;
+use crate::seam::Inventory;
+
+const STEP: Duration = Duration::from_millis(1);
+const CHUNK: u32 = 1 << 20;
+/// Bytes a millisecond of an ordinary link: 400 Mbit/s.
+const LINK: f64 = 50_000.0;
+
+fn id(n: usize) -> NodeId {
+    // Spread like real ids: ranks are taken from them.
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::hash(&n.to_le_bytes()).as_bytes()[..16]);
+    NodeId(bytes)
+}
+
+fn hash_of(index: u32) -> ChunkHash {
+    ChunkHash::of(&index.to_le_bytes())
+}
+
+fn spec(chunks: u32, span: u32) -> SwarmSpec {
+    SwarmSpec {
+        id: SwarmId([9; 32]),
+        chunk_bytes: vec![CHUNK; chunks as usize].into(),
+        spans: (0..chunks).step_by(span as usize).map(|s| s..(s + span).min(chunks)).collect::<Vec<_>>().into(),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum From {
+    Origin { span: u32 },
+    Peer(usize),
+}
+
+struct Flow {
+    to: usize,
+    from: From,
+    chunks: Range<u32>,
+    left: f64,
+}
+
+struct SimNode {
+    swarm: Swarm,
+    up: f64,
+    down: f64,
+    alive: bool,
+    done_at: Option<Now>,
+    corrupts: bool,
+}
+
+/// What the world did.
+#[derive(Default)]
+struct Ledger {
+    origin_bytes: u64,
+    peer_bytes: u64,
+    shunned: Vec<(usize, NodeId)>,
+    hedges: usize,
+}
+
+struct World {
+    spec: SwarmSpec,
+    nodes: Vec<SimNode>,
+    flows: Vec<Flow>,
+    mail: Vec<(usize, usize, Input)>,
+    origin_up: f64,
+    origin_dead: bool,
+    now: Now,
+    ledger: Ledger,
+}
+
+impl World {
+    fn new(spec: SwarmSpec, origin_up: f64) -> Self {
+        Self {
+            spec,
+            nodes: Vec::new(),
+            flows: Vec::new(),
+            mail: Vec::new(),
+            origin_up,
+            origin_dead: false,
+            now: Duration::ZERO,
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// A node that holds `held` starts now and greets everybody.
+    fn start(&mut self, link: f64, held: ChunkSet) -> usize {
+        let n = self.nodes.len();
+        let count = self.spec.chunk_bytes.len() as u32;
+        let hashes = (0..count).map(|c| held.contains(c).then(|| hash_of(c))).collect();
+        let config = SwarmConfig { seed: n as u64, ..SwarmConfig::default() };
+        let inventory = Inventory { held, hashes };
+        let wanted = ChunkSet::full(count);
+        let swarm = Swarm::new(self.spec.clone(), config, id(n), inventory, wanted, false, self.now);
+        self.nodes.push(SimNode { swarm, up: link, down: link, alive: true, done_at: None, corrupts: false });
+        for other in 0..n {
+            if self.nodes[other].alive {
+                self.greet(n, other);
+                self.greet(other, n);
+            }
+        }
+        let members: Vec<NodeId> = (0..=n).map(id).collect();
+        for to in 0..=n {
+            self.mail.push((to, to, Input::Members(members.clone())));
+        }
+        n
+    }
+
+    fn greet(&mut self, from: usize, to: usize) {
+        let swarm = &self.nodes[from].swarm;
+        let held = swarm.held().clone();
+        let items = held.iter().filter_map(|i| swarm.hash(i).map(|h| (i, h))).collect();
+        let claims: Vec<u32> = swarm.reading().collect();
+        let peer = id(from);
+        let joined = Input::Joined { peer, same_zone: true, held, wanted: None, reads_origin: true };
+        self.mail.push((from, to, joined));
+        self.mail.push((from, to, Input::Have { peer, items }));
+        for span in claims {
+            self.mail.push((from, to, Input::Claimed { peer, span }));
+        }
+    }
+
+    fn kill(&mut self, n: usize) {
+        self.nodes[n].alive = false;
+        self.flows.retain(|f| f.to != n);
+        let broken: Vec<Flow> = {
+            let (gone, rest) = self.flows.drain(..).partition(|f| f.from == From::Peer(n));
+            self.flows = rest;
+            gone
+        };
+        for flow in broken {
+            let why = ErrorKind::UNAVAILABLE;
+            self.mail.push((n, flow.to, Input::RequestFailed { peer: id(n), index: flow.chunks.start, why }));
+        }
+        for to in 0..self.nodes.len() {
+            self.mail.push((n, to, Input::Left(id(n))));
+        }
+    }
+
+    fn deliver(&mut self) {
+        for (from, to, input) in std::mem::take(&mut self.mail) {
+            let lives = from == to || self.nodes[from].alive || matches!(input, Input::Left(_) | Input::RequestFailed { .. });
+            if self.nodes[to].alive && lives {
+                self.nodes[to].swarm.handle(self.now, input);
+            }
+        }
+    }
+
+    fn act(&mut self, n: usize) {
+        while let Some(output) = self.nodes[n].swarm.poll() {
+            let me = id(n);
+            let tell = |input: Input, world: &mut Self| {
+                for to in (0..world.nodes.len()).filter(|&to| to != n) {
+                    world.mail.push((n, to, input.clone()));
+                }
+            };
+            match output {
+                Output::Request { peer, index } => {
+                    let from = (0..self.nodes.len()).find(|&p| id(p) == peer).unwrap();
+                    let bytes = f64::from(self.spec.chunk_bytes[index as usize]);
+                    if self.flows.iter().any(|f| f.to == n && f.from != From::Peer(from) && f.chunks == (index..index + 1)) {
+                        self.ledger.hedges += 1;
+                    }
+                    if self.nodes[from].alive {
+                        self.flows.push(Flow { to: n, from: From::Peer(from), chunks: index..index + 1, left: bytes });
+                    }
+                }
+                Output::Cancel { peer, index } => {
+                    let from = (0..self.nodes.len()).find(|&p| id(p) == peer).unwrap();
+                    self.flows.retain(|f| !(f.to == n && f.from == From::Peer(from) && f.chunks.start == index));
+                }
+                Output::FetchSpan { span, chunks } => {
+                    if self.origin_dead {
+                        self.mail.push((n, n, Input::OriginDone { span, failed: Some(ErrorKind::UNAVAILABLE) }));
+                    } else {
+                        let left = f64::from(self.spec.chunk_bytes[chunks.start as usize]);
+                        self.flows.push(Flow { to: n, from: From::Origin { span }, chunks, left });
+                    }
+                }
+                Output::CancelSpan { span } => {
+                    self.flows.retain(|f| !(f.to == n && f.from == From::Origin { span }));
+                }
+                Output::Announce { items } => tell(Input::Have { peer: me, items }, self),
+                Output::Claim { span } => tell(Input::Claimed { peer: me, span }, self),
+                Output::Unclaim { span } => tell(Input::Unclaimed { peer: me, span }, self),
+                Output::Settle { index } => {
+                    self.ledger.origin_bytes += u64::from(CHUNK);
+                    self.mail.push((n, n, Input::Settled { index, hash: hash_of(index) }));
+                }
+                Output::Shun { peer, .. } => self.ledger.shunned.push((n, peer)),
+                Output::Complete => self.nodes[n].done_at = Some(self.now),
+                Output::Discard { .. } => {}
+            }
+        }
+    }
+
+    /// Max-min fair rates of all flows: the narrowest link is shared first.
+    fn rates(&self) -> Vec<f64> {
+        let source = |from: From| match from {
+            From::Origin { .. } => 0,
+            From::Peer(p) => 1 + p,
+        };
+        let n = self.nodes.len();
+        let ends: Vec<[usize; 2]> = self.flows.iter().map(|f| [source(f.from), 1 + n + f.to]).collect();
+        let mut room: Vec<f64> = std::iter::once(self.origin_up)
+            .chain(self.nodes.iter().map(|n| n.up))
+            .chain(self.nodes.iter().map(|n| n.down))
+            .collect();
+        let mut open: Vec<usize> = vec![0; room.len()];
+        ends.iter().flatten().for_each(|l| open[*l] += 1);
+        let mut rates: Vec<Option<f64>> = vec![None; ends.len()];
+        while let Some((share, link)) = (0..room.len())
+            .filter(|&l| open[l] > 0)
+            .map(|l| (room[l] / open[l] as f64, l))
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+        {
+            for (rate, ends) in rates.iter_mut().zip(&ends).filter(|(r, e)| r.is_none() && e.contains(&link)) {
+                *rate = Some(share);
+                for l in ends {
+                    room[*l] -= share;
+                    open[*l] -= 1;
+                }
+            }
+        }
+        rates.into_iter().map(|r| r.unwrap_or(0.0)).collect()
+    }
+
+    /// One millisecond.
+    fn step(&mut self) {
+        self.now += STEP;
+        let rates = self.rates();
+        let mut flows = std::mem::take(&mut self.flows);
+        for (flow, rate) in flows.iter_mut().zip(rates) {
+            flow.left -= rate;
+            if flow.left <= 0.0 {
+                let index = flow.chunks.start;
+                flow.chunks.start += 1;
+                flow.left += f64::from(CHUNK);
+                self.arrive(flow.to, flow.from, index, flow.chunks.is_empty());
+            }
+        }
+        flows.retain(|f| !f.chunks.is_empty());
+        // What arrivals started comes behind what goes on.
+        flows.append(&mut self.flows);
+        self.flows = flows;
+        self.deliver();
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].alive {
+                self.nodes[n].swarm.handle(self.now, Input::Tick);
+                self.act(n);
+            }
+        }
+    }
+
+    fn arrive(&mut self, to: usize, from: From, index: u32, last: bool) {
+        let hash = hash_of(index);
+        match from {
+            From::Origin { span } => {
+                self.ledger.origin_bytes += u64::from(CHUNK);
+                self.mail.push((to, to, Input::OriginChunk { span, index }));
+                self.mail.push((to, to, Input::Stored { index, hash }));
+                if last {
+                    self.mail.push((to, to, Input::OriginDone { span, failed: None }));
+                }
+            }
+            From::Peer(p) => {
+                let peer = id(p);
+                self.ledger.peer_bytes += u64::from(CHUNK);
+                if self.nodes[p].corrupts {
+                    self.mail.push((to, to, Input::RequestFailed { peer, index, why: ErrorKind::Corrupt }));
+                } else {
+                    self.mail.push((to, to, Input::Received { peer, index, round_trip: Some(STEP) }));
+                    self.mail.push((to, to, Input::Stored { index, hash }));
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, limit: Duration) {
+        while self.now < limit && self.nodes.iter().any(|n| n.alive && n.done_at.is_none()) {
+            self.step();
+        }
+        for (n, node) in self.nodes.iter().enumerate() {
+            assert!(!node.alive || node.done_at.is_some(), "node {n} lacks {} chunks after {limit:?}", node.swarm.missing());
+        }
+    }
+
+    fn makespan(&self) -> f64 {
+        self.nodes.iter().filter_map(|n| n.done_at).max().unwrap().as_secs_f64()
+    }
+
+    fn model_bytes(&self) -> u64 {
+        u64::from(CHUNK) * self.spec.chunk_bytes.len() as u64
+    }
+
+    fn origin_ratio(&self) -> f64 {
+        self.ledger.origin_bytes as f64 / self.model_bytes() as f64
+    }
+
+    /// Kumar & Ross: no scheme distributes faster.
+    fn bound(&self) -> f64 {
+        let (f, n) = (self.model_bytes() as f64, self.nodes.len() as f64);
+        let up: f64 = self.nodes.iter().map(|n| n.up).sum();
+        let down = self.nodes.iter().map(|n| n.down).fold(f64::INFINITY, f64::min);
+        (f / self.origin_up).max(f / down).max(n * f / (self.origin_up + up)) / 1000.0
+    }
+}
+
+fn cold(chunks: u32) -> ChunkSet {
+    ChunkSet::new(chunks)
+}
+
+#[test]
+fn a_cold_herd_reads_the_origin_once_and_ends_near_the_bound() {
+    for (nodes, limit) in [(1, 1.05), (2, 1.15), (4, 1.15), (8, 1.20), (16, 1.30)] {
+        let mut world = World::new(spec(256, 4), LINK);
+        for _ in 0..nodes {
+            world.start(LINK, cold(256));
+        }
+        world.run(Duration::from_secs(120));
+        let ratio = world.makespan() / world.bound();
+        println!("N={nodes}: {ratio:.3} x bound, origin {:.3}", world.origin_ratio());
+        assert!(world.origin_ratio() <= 1.02, "N={nodes}: origin {:.3}", world.origin_ratio());
+        assert!(ratio <= limit, "N={nodes}: {ratio:.3} x the bound");
+    }
+}
+
+#[test]
+fn mixed_links_do_not_hold_the_fast_ones_back_from_the_origin() {
+    let mut world = World::new(spec(256, 4), LINK);
+    for n in 0..8 {
+        world.start(if n % 2 == 0 { LINK } else { LINK / 4.0 }, cold(256));
+    }
+    world.run(Duration::from_secs(200));
+    let ratio = world.makespan() / world.bound();
+    println!("mixed: {ratio:.3}, origin {:.3}", world.origin_ratio());
+    assert!(world.origin_ratio() <= 1.02 && ratio <= 1.2, "{ratio:.3}, origin {:.3}", world.origin_ratio());
+}
+
+#[test]
+fn a_late_joiner_costs_the_origin_nothing() {
+    let mut world = World::new(spec(128, 4), LINK);
+    for _ in 0..4 {
+        world.start(LINK, ChunkSet::full(128));
+    }
+    world.start(LINK, cold(128));
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.ledger.origin_bytes, 0);
+    let own = world.model_bytes() as f64 / LINK / 1000.0;
+    println!("late joiner: {:.3} x its own downlink", world.makespan() / own);
+    assert!(world.makespan() <= 1.15 * own);
+}
+
+#[test]
+fn one_warm_seed_feeds_everybody_else_at_once() {
+    let mut world = World::new(spec(256, 4), LINK);
+    world.start(LINK, ChunkSet::full(256));
+    for _ in 0..7 {
+        world.start(LINK, cold(256));
+    }
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.ledger.origin_bytes, 0);
+    let own = world.model_bytes() as f64 / LINK / 1000.0;
+    println!("one seed, seven joiners: {:.3} x their own downlink", world.makespan() / own);
+    assert!(world.makespan() <= 1.35 * own);
+}
+
+#[test]
+fn what_a_dead_node_was_reading_is_read_by_others() {
+    for victim in 0..4 {
+        let mut world = World::new(spec(128, 4), LINK);
+        for _ in 0..4 {
+            world.start(LINK, cold(128));
+        }
+        for _ in 0..800 {
+            world.step();
+        }
+        assert!(world.nodes[victim].swarm.reading().count() > 0, "the victim read nothing: no fault was injected");
+        world.kill(victim);
+        world.run(Duration::from_secs(60));
+        assert!(world.origin_ratio() < 1.35, "origin {:.3}", world.origin_ratio());
+    }
+}
+
+#[test]
+fn half_of_the_nodes_may_die_and_the_rest_complete() {
+    let mut world = World::new(spec(128, 4), LINK);
+    for _ in 0..8 {
+        world.start(LINK, cold(128));
+    }
+    for _ in 0..1200 {
+        world.step();
+    }
+    for n in [0, 2, 4, 6] {
+        world.kill(n);
+    }
+    world.run(Duration::from_secs(90));
+    assert!(world.origin_ratio() <= 2.0, "origin {:.3}", world.origin_ratio());
+}
+
+#[test]
+fn a_reader_that_makes_no_progress_loses_its_spans() {
+    let mut world = World::new(spec(32, 4), LINK);
+    world.start(LINK, cold(32));
+    world.start(LINK, cold(32));
+    world.run_until_first_claim(1);
+    // It lives and talks but its origin reads bring nothing any more.
+    world.flows.retain(|f| !(f.to == 1 && matches!(f.from, From::Origin { .. })));
+    world.run(Duration::from_secs(60));
+}
+
+impl World {
+    fn run_until_first_claim(&mut self, n: usize) {
+        for _ in 0..2000 {
+            if self.nodes[n].swarm.reading().count() > 0 {
+                return;
+            }
+            self.step();
+        }
+        panic!("node {n} never read from the origin");
+    }
+}
+
+#[test]
+fn a_swarm_that_holds_everything_between_its_nodes_needs_no_origin() {
+    let mut world = World::new(spec(64, 4), LINK);
+    world.origin_dead = true;
+    let mut halves = [cold(64), cold(64)];
+    for c in 0..64 {
+        halves[c as usize % 2].insert(c);
+    }
+    for half in halves {
+        world.start(LINK, half);
+    }
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.ledger.origin_bytes, 0);
+}
+
+#[test]
+fn a_peer_that_serves_wrong_bytes_is_shunned_and_the_rest_completes() {
+    let mut world = World::new(spec(64, 4), LINK);
+    world.start(LINK, ChunkSet::full(64));
+    world.nodes[0].corrupts = true;
+    world.start(LINK, ChunkSet::full(64));
+    let n = world.start(LINK, cold(64));
+    world.run(Duration::from_secs(30));
+    assert!(world.ledger.shunned.contains(&(n, id(0))), "the fault did not fire, or nobody minded");
+    assert!(!world.ledger.shunned.iter().any(|(_, p)| *p == id(1)));
+}
+
+#[test]
+fn a_straggler_is_hedged() {
+    let mut world = World::new(spec(128, 4), LINK);
+    for _ in 0..7 {
+        world.start(LINK, ChunkSet::full(128));
+    }
+    world.start(LINK / 400.0, ChunkSet::full(128));
+    let n = world.start(LINK, cold(128));
+    world.run(Duration::from_secs(60));
+    assert!(world.ledger.hedges > 0, "nothing was hedged");
+    let own = world.model_bytes() as f64 / LINK / 1000.0;
+    let took = world.nodes[n].done_at.unwrap().as_secs_f64();
+    assert!(took <= 1.3 * own, "{:.2} x", took / own);
+}
+
+fn lone(held: ChunkSet, trusted: bool) -> Swarm {
+    let count = held.universe();
+    let hashes = (0..count).map(|c| (trusted || held.contains(c)).then(|| hash_of(c))).collect();
+    let inventory = Inventory { held, hashes };
+    let wanted = ChunkSet::full(count);
+    Swarm::new(spec(count, 4), SwarmConfig::default(), id(0), inventory, wanted, trusted, Duration::ZERO)
+}
+
+fn join(swarm: &mut Swarm, n: usize, held: ChunkSet) {
+    let joined = Input::Joined { peer: id(n), same_zone: true, held, wanted: None, reads_origin: true };
+    swarm.handle(Duration::ZERO, joined);
+}
+
+fn drain(swarm: &mut Swarm) -> Vec<Output> {
+    std::iter::from_fn(|| swarm.poll()).collect()
+}
+
+#[test]
+fn two_hashes_for_one_chunk_are_settled_by_the_origin_and_the_liar_is_shunned() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, ChunkSet::full(8));
+    join(&mut swarm, 2, ChunkSet::full(8));
+    let lie = ChunkHash::of(b"lie");
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, lie)] });
+    swarm.handle(STEP, Input::Have { peer: id(2), items: vec![(3, hash_of(3))] });
+    assert!(drain(&mut swarm).contains(&Output::Settle { index: 3 }));
+    swarm.handle(STEP, Input::Settled { index: 3, hash: hash_of(3) });
+    let shunned: Vec<_> =
+        drain(&mut swarm).into_iter().filter_map(|o| if let Output::Shun { peer, .. } = o { Some(peer) } else { None }).collect();
+    assert_eq!(shunned, vec![id(1)]);
+    assert_eq!(swarm.hash(3), Some(hash_of(3)));
+}
+
+#[test]
+fn a_stored_chunk_whose_hash_was_a_lie_is_discarded_and_fetched_again() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, ChunkSet::full(8));
+    let lie = ChunkHash::of(b"lie");
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, lie)] });
+    swarm.handle(STEP, Input::Stored { index: 3, hash: lie });
+    join(&mut swarm, 2, ChunkSet::full(8));
+    swarm.handle(STEP, Input::Have { peer: id(2), items: vec![(3, hash_of(3))] });
+    swarm.handle(STEP, Input::Settled { index: 3, hash: hash_of(3) });
+    assert!(drain(&mut swarm).contains(&Output::Discard { index: 3 }));
+    assert!(!swarm.held().contains(3));
+}
+
+#[test]
+fn a_hash_that_contradicts_the_manifest_shuns_without_asking_the_origin() {
+    let mut swarm = lone(cold(8), true);
+    join(&mut swarm, 1, ChunkSet::full(8));
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, ChunkHash::of(b"lie"))] });
+    let said = drain(&mut swarm);
+    assert!(said.iter().any(|o| matches!(o, Output::Shun { peer, .. } if *peer == id(1))));
+    assert!(!said.contains(&Output::Settle { index: 3 }));
+}
+
+#[test]
+fn absurd_words_of_a_peer_are_refused_without_panic() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, ChunkSet::full(9));
+    join(&mut swarm, 2, cold(8));
+    swarm.handle(STEP, Input::Have { peer: id(2), items: vec![(8, hash_of(8))] });
+    join(&mut swarm, 3, cold(8));
+    swarm.handle(STEP, Input::Claimed { peer: id(3), span: 99 });
+    swarm.handle(STEP, Input::Unclaimed { peer: id(4), span: 99 });
+    swarm.handle(STEP, Input::Received { peer: id(4), index: 99, round_trip: None });
+    swarm.handle(STEP, Input::Stored { index: 99, hash: hash_of(0) });
+    swarm.handle(STEP, Input::Lost { index: 99 });
+    swarm.handle(STEP, Input::OriginChunk { span: 99, index: 99 });
+    swarm.handle(STEP, Input::OriginDone { span: 99, failed: None });
+    swarm.handle(STEP, Input::Settled { index: 99, hash: hash_of(0) });
+    swarm.handle(STEP, Input::Urgent(vec![99]));
+    swarm.handle(STEP, Input::Tick);
+    let shunned = drain(&mut swarm).into_iter().filter(|o| matches!(o, Output::Shun { .. })).count();
+    assert_eq!(shunned, 3);
+}
+
+#[test]
+fn crossing_claims_are_settled_by_rank_and_only_one_goes_on() {
+    let mut a = lone(cold(4), false);
+    join(&mut a, 1, cold(4));
+    let grace_over = Duration::from_secs(1);
+    a.handle(grace_over, Input::Tick);
+    let mine = a.reading().count() == 1;
+    a.handle(grace_over, Input::Claimed { peer: id(1), span: 0 });
+    let key = crate::ring::RendezvousKey::part(&[9; 32], 0);
+    let other_first = crate::ring::rendezvous_score(id(1), key) > crate::ring::rendezvous_score(id(0), key);
+    assert_eq!(mine, !other_first, "the first in rank reads");
+    assert_eq!(a.reading().count() == 1, !other_first);
+}
+
+#[test]
+fn nothing_is_asked_for_that_is_not_wanted() {
+    let mut swarm = lone(cold(8), false);
+    let mut some = cold(8);
+    some.insert(2);
+    swarm.handle(STEP, Input::Want(some));
+    drain(&mut swarm);
+    join(&mut swarm, 1, ChunkSet::full(8));
+    for _ in 0..3 {
+        swarm.handle(Duration::from_secs(1), Input::Tick);
+    }
+    let asked: Vec<_> = drain(&mut swarm)
+        .into_iter()
+        .filter_map(|o| match o {
+            Output::Request { index, .. } => Some(index),
+            Output::FetchSpan { chunks, .. } => Some(chunks.start),
+            _ => None,
+        })
+        .collect();
+    assert!(asked.iter().all(|i| *i == 2), "{asked:?}");
+}
+
+#[test]
+fn an_urgent_chunk_is_asked_for_before_all_others() {
+    let mut swarm = lone(cold(64), false);
+    swarm.handle(STEP, Input::Urgent(vec![40]));
+    drain(&mut swarm);
+    join(&mut swarm, 1, ChunkSet::full(64));
+    let first = drain(&mut swarm).into_iter().find_map(|o| if let Output::Request { index, .. } = o { Some(index) } else { None });
+    assert_eq!(first, Some(40));
+}

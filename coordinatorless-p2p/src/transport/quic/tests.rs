@@ -1,0 +1,285 @@
+//! What only sockets and certificates can show.
+
+use std::sync::atomic::AtomicU64;
+
+use super::*;
+use crate::identity::{ClusterSecret, NodeKey};
+
+const STALL: Duration = Duration::from_secs(10);
+
+fn identity(secret: &ClusterSecret) -> Arc<Identity> {
+    Arc::new(Identity::from_secret(secret, NodeKey::generate().unwrap()).unwrap())
+}
+
+pub(in crate::transport) fn node(secret: &ClusterSecret, addr: &str) -> Arc<QuicTransport> {
+    QuicTransport::bind(addr.parse().unwrap(), identity(secret), QuicConfig::default()).unwrap()
+}
+
+fn patient(secret: &ClusterSecret, config: QuicConfig) -> Arc<QuicTransport> {
+    QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity(secret), config).unwrap()
+}
+
+fn peer(of: &QuicTransport) -> Peer {
+    let mut addr = of.local_addr();
+    if addr.ip().is_unspecified() {
+        addr.set_ip([127, 0, 0, 1].into());
+    }
+    Peer { addr, id: Some(of.id()) }
+}
+
+async fn talk(here: &QuicTransport, there: &QuicTransport, to: Peer) {
+    let (mut send, mut recv) = here.open(to).await.unwrap();
+    send.send(Bytes::from_static(b"ping"), STALL).await.unwrap();
+    let mut incoming = there.accept().await.unwrap();
+    assert_eq!(incoming.from, here.id());
+    assert!(incoming.addr.ip().to_canonical() == incoming.addr.ip(), "{} is not canonical", incoming.addr);
+    assert_eq!(incoming.recv.recv(4, STALL, &AtomicU64::new(0)).await.unwrap(), "ping");
+    incoming.send.send(Bytes::from_static(b"pong"), STALL).await.unwrap();
+    assert_eq!(recv.recv(4, STALL, &AtomicU64::new(0)).await.unwrap(), "pong");
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_denied_in_words_at_both_ends() {
+    let here = node(&ClusterSecret::generate().unwrap(), "127.0.0.1:0");
+    let there = node(&ClusterSecret::generate().unwrap(), "127.0.0.1:0");
+    let err = here.open(peer(&there)).await.err().unwrap();
+    assert_eq!(err.kind(), ErrorKind::Denied, "{err}");
+    assert!(err.to_string().contains("another cluster") && err.to_string().contains("127.0.0.1"), "{err}");
+}
+
+#[tokio::test]
+async fn a_dialler_that_the_other_end_refuses_learns_it_from_open() {
+    // The dialler believes the other's authority, but shows a certificate of its own one: only the
+    // accepting end can refuse, and in TLS 1.3 it does so after the dialler is done.
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let authority = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().pem(), rcgen::Issuer::new(params, key))
+    };
+    let ((ours, our_issuer), (theirs, their_issuer)) = (authority(), authority());
+    let issue = |name: &str, issuer: &rcgen::Issuer<'_, rcgen::KeyPair>| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec![]).unwrap().signed_by(&key, issuer).unwrap();
+        (write(&format!("{name}.crt"), cert.pem()), write(&format!("{name}.key"), key.serialize_pem()))
+    };
+    let (our_ca, their_ca) = (write("ours.pem", ours), write("theirs.pem", theirs));
+    let bind = |ca, (crt, key): (std::path::PathBuf, std::path::PathBuf)| {
+        let identity = Arc::new(Identity::from_files(ca, &crt, &key).unwrap());
+        QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity, QuicConfig::default()).unwrap()
+    };
+    let here = bind(&their_ca, issue("here", &our_issuer));
+    let there = bind(&their_ca, issue("there", &their_issuer));
+    let _ = our_ca;
+    let err = here.open(peer(&there)).await.err().unwrap();
+    assert_eq!(err.kind(), ErrorKind::Denied, "{err}");
+    assert!(err.to_string().contains("refused us") && err.to_string().contains("another cluster"), "{err}");
+}
+
+#[tokio::test]
+async fn nobody_there_is_a_time_out_that_says_whom_we_meant() {
+    let secret = ClusterSecret::generate().unwrap();
+    let here =
+        patient(&secret, QuicConfig { connect_timeout: Duration::from_millis(200), ..QuicConfig::default() });
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = Peer { addr: silent.local_addr().unwrap(), id: Some(NodeId([7; 16])) };
+    let err = here.open(to).await.err().unwrap();
+    assert_eq!(err.kind(), ErrorKind::Timeout, "{err}");
+    assert!(err.to_string().contains("07070707") && err.to_string().contains(&to.addr.to_string()), "{err}");
+}
+
+#[tokio::test]
+async fn both_families_and_dual_stack_reach_each_other() {
+    let secret = ClusterSecret::generate().unwrap();
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return; // a machine without IPv6
+    }
+    let (v4, v6) = (node(&secret, "127.0.0.1:0"), node(&secret, "[::1]:0"));
+    let dual = node(&secret, "[::]:0");
+    let port = dual.local_addr().port();
+    talk(&v4, &dual, Peer { addr: ([127, 0, 0, 1], port).into(), id: Some(dual.id()) }).await;
+    talk(&v6, &dual, Peer { addr: format!("[::1]:{port}").parse().unwrap(), id: Some(dual.id()) }).await;
+    let other = node(&secret, "[::]:0");
+    talk(&other, &v4, peer(&v4)).await;
+    talk(&other, &v6, peer(&v6)).await;
+    let err = v4.open(peer(&v6)).await.err().unwrap();
+    assert_eq!(err.kind(), ErrorKind::Invalid, "{err}");
+}
+
+#[tokio::test]
+async fn streams_share_one_connection_and_both_ends_use_it() {
+    let secret = ClusterSecret::generate().unwrap();
+    let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    for _ in 0..5 {
+        talk(&here, &there, peer(&there)).await;
+        talk(&there, &here, peer(&here)).await;
+    }
+    assert_eq!((here.inner.endpoint.open_connections(), there.inner.endpoint.open_connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn many_who_want_a_connection_at_once_get_the_same_one() {
+    let secret = ClusterSecret::generate().unwrap();
+    let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    let opened = futures::future::join_all((0..50).map(|_| here.open(peer(&there)))).await;
+    assert!(opened.iter().all(Result::is_ok));
+    assert_eq!(here.inner.endpoint.open_connections(), 1);
+}
+
+#[tokio::test]
+async fn ends_that_dial_at_once_agree_on_one_connection() {
+    let secret = ClusterSecret::generate().unwrap();
+    for _ in 0..10 {
+        let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+        let (a, b) = tokio::join!(here.open(peer(&there)), there.open(peer(&here)));
+        drop((a.unwrap(), b.unwrap()));
+        // Both ends have entered both connections once both greetings are through.
+        talk(&here, &there, peer(&there)).await;
+        talk(&there, &here, peer(&here)).await;
+        let kept = |t: &QuicTransport, other: NodeId| t.inner.peers().find(other).unwrap().dialled;
+        assert_ne!(kept(&here, there.id()), kept(&there, here.id()), "one dialled, the other answered");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_dies_silently_is_noticed() {
+    let secret = ClusterSecret::generate().unwrap();
+    let quick = QuicConfig {
+        keep_alive: Duration::from_millis(100),
+        idle_timeout: Duration::from_millis(400),
+        ..QuicConfig::default()
+    };
+    let here = patient(&secret, quick.clone());
+    // Its own runtime, so that it can be stopped without a word.
+    let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let there = {
+        let _inside = doomed.enter();
+        patient(&secret, quick)
+    };
+    let (mut send, mut recv) = here.open(peer(&there)).await.unwrap();
+    send.send(Bytes::from_static(b"?"), STALL).await.unwrap();
+    doomed.shutdown_background();
+    let err = recv.recv(1, STALL, &AtomicU64::new(0)).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::UNAVAILABLE, "{err}");
+    std::mem::forget(there);
+}
+
+#[tokio::test]
+async fn an_unused_connection_is_closed_and_opened_again_when_needed() {
+    let secret = ClusterSecret::generate().unwrap();
+    let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    talk(&here, &there, peer(&there)).await;
+    let link = here.inner.peers().find(there.id()).unwrap();
+    // The halves of the streams are given up as the tasks that hold them end.
+    while link.idle().is_none() {
+        tokio::task::yield_now().await;
+    }
+    there.inner.peers().sweep(Duration::ZERO);
+    assert!(link.is_open(), "only the end that dialled closes");
+    here.inner.peers().sweep(Duration::ZERO);
+    assert!(!link.is_open());
+    talk(&here, &there, peer(&there)).await;
+}
+
+#[tokio::test]
+async fn a_used_connection_is_not_closed_for_being_quiet() {
+    let secret = ClusterSecret::generate().unwrap();
+    let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    let (_send, _recv) = here.open(peer(&there)).await.unwrap();
+    here.inner.peers().sweep(Duration::ZERO);
+    assert!(here.inner.peers().find(there.id()).unwrap().is_open());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_refused() {
+    let secret = ClusterSecret::generate().unwrap();
+    let there = patient(&secret, QuicConfig { max_connections: 1, ..QuicConfig::default() });
+    let (first, second) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    talk(&first, &there, peer(&there)).await;
+    let err = second.open(peer(&there)).await.err().unwrap();
+    assert_eq!(err.kind(), ErrorKind::UNAVAILABLE, "{err}");
+    talk(&first, &there, peer(&there)).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_handshakes_lets_everybody_in_by_and_by() {
+    let secret = ClusterSecret::generate().unwrap();
+    let there = patient(
+        &secret,
+        QuicConfig { max_handshakes: 2, handshakes_per_second: 20, ..QuicConfig::default() },
+    );
+    let callers: Vec<_> = (0..12).map(|_| node(&secret, "127.0.0.1:0")).collect();
+    let opened = futures::future::join_all(callers.iter().map(|c| c.open(peer(&there)))).await;
+    for outcome in opened {
+        outcome.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn datagrams_are_dropped_when_nobody_takes_them_and_the_sender_never_waits() {
+    let secret = ClusterSecret::generate().unwrap();
+    let here = node(&secret, "127.0.0.1:0");
+    let there = patient(&secret, QuicConfig { datagram_queue: 4, ..QuicConfig::default() });
+    for n in 0..10_000u32 {
+        here.send_datagram(peer(&there), n.to_le_bytes().to_vec().into());
+    }
+    // To nobody at all as well.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    here.send_datagram(Peer { addr: silent.local_addr().unwrap(), id: None }, Bytes::from_static(b"x"));
+    assert!(there.recv_datagram().await.is_some());
+}
+
+#[tokio::test]
+async fn jumbo_datagrams_are_found_and_used_on_a_path_that_carries_them() {
+    let secret = ClusterSecret::generate().unwrap();
+    let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
+    let there_too = Arc::clone(&there);
+    const TOTAL: usize = 64 << 20;
+    let reading = tokio::spawn(async move {
+        let mut incoming = there_too.accept().await.unwrap();
+        for _ in 0..TOTAL >> 20 {
+            incoming.recv.recv(1 << 20, STALL, &AtomicU64::new(0)).await.unwrap();
+        }
+    });
+    let (mut send, _recv) = here.open(peer(&there)).await.unwrap();
+    let piece = Bytes::from(vec![7; 1 << 20]);
+    for _ in 0..TOTAL >> 20 {
+        send.send(piece.clone(), STALL).await.unwrap();
+    }
+    reading.await.unwrap();
+    let path = here.inner.peers().find(there.id()).unwrap().connection.stats().path;
+    assert!(path.current_mtu > 8900, "{path:?}");
+    assert_eq!(path.black_holes_detected, 0, "{path:?}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_makes_no_sense_is_refused() {
+    let secret = ClusterSecret::generate().unwrap();
+    let spoilt: [fn(&mut QuicConfig); 4] = [
+        |c| c.max_payload_bytes = 1199,
+        |c| c.max_payload_bytes = 65_000,
+        |c| c.keep_alive = c.idle_timeout,
+        |c| c.incoming_queue = 0,
+    ];
+    for spoil in spoilt {
+        let mut config = QuicConfig::default();
+        spoil(&mut config);
+        let bound = QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity(&secret), config);
+        assert_eq!(bound.err().unwrap().kind(), ErrorKind::Invalid);
+    }
+}
+
+#[test]
+fn without_a_runtime_binding_is_an_error_and_no_panic() {
+    let secret = ClusterSecret::generate().unwrap();
+    let bound = QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity(&secret), QuicConfig::default());
+    assert_eq!(bound.err().unwrap().kind(), ErrorKind::Invalid);
+}
