@@ -262,11 +262,21 @@ pub(crate) fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<D
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let Some(text) = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::trim) else {
+        return until_reset(headers);
+    };
     match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(std::time::SystemTime::now()).ok(),
     }
+}
+
+/// How long until a spent quota is refilled, as Hubs say it: `RateLimit: "api";r=0;t=42` (draft of the IETF's
+/// HTTPAPI group).
+fn until_reset(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("ratelimit")?.to_str().ok()?;
+    let seconds = text.split([';', ',']).find_map(|part| part.trim().strip_prefix("t="))?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// What a status means where the server says nothing better. `None` for those that are no error.
@@ -364,6 +374,11 @@ mod tests {
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(100));
         assert!(wait(&date).is_some_and(|d| (98..=100).contains(&d.as_secs())));
+        let limited = HeaderMap::from_iter([(
+            header::HeaderName::from_static("ratelimit"),
+            HeaderValue::from_static("\"api\";r=0;t=42"),
+        )]);
+        assert_eq!(asked_to_wait(StatusCode::TOO_MANY_REQUESTS, &limited), Some(Duration::from_secs(42)));
         for bad in ["-1", "soon", "1e400", "NaN"] {
             assert_eq!(wait(bad), None, "{bad}");
         }

@@ -130,6 +130,9 @@ fn find_token(config: &HubConfig) -> Result<(Option<String>, &'static str)> {
     }
 }
 
+/// A file of one commit: the commit, and the path in it.
+type Pinned = (String, RelativePath);
+
 /// One repository at one revision.
 pub(super) struct HubOrigin {
     client: Client,
@@ -137,8 +140,8 @@ pub(super) struct HubOrigin {
     reference: String,
     repo: HubRepo,
     patience: Duration,
-    /// Where files were redirected to lately.
-    targets: Mutex<HashMap<RelativePath, (Url, Instant)>>,
+    /// Where files of a commit were redirected to lately.
+    targets: Mutex<HashMap<Pinned, (Url, Instant)>>,
     warned_of_ignored_range: AtomicBool,
 }
 
@@ -262,30 +265,31 @@ impl HubOrigin {
         ))
     }
 
-    /// Where `path` was redirected to, if that was lately.
-    fn known_target(&self, path: &RelativePath) -> Option<Url> {
+    /// Where `file` was redirected to, if that was lately.
+    fn known_target(&self, file: &Pinned) -> Option<Url> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let (url, since) = targets.get(path)?;
+        let (url, since) = targets.get(file)?;
         if since.elapsed() < REDIRECT_LIFETIME {
             return Some(url.clone());
         }
-        targets.remove(path);
+        targets.remove(file);
         None
     }
 
-    fn forget_target(&self, path: &RelativePath) {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    fn forget_target(&self, file: &Pinned) {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
     }
 
     /// Asks for a range, at the place the file was redirected to lately where there is one.
     async fn ask_range(&self, file: &SnapshotFile, commit: &str, range: &Range<u64>) -> Result<Answer> {
-        if let Some(target) = self.known_target(&file.path) {
+        let pinned = (commit.to_owned(), file.path.clone());
+        if let Some(target) = self.known_target(&pinned) {
             let mut ask = Ask::get(target);
             set_range(&mut ask, range)?;
             match self.client.send(ask).await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 // The signature ran out, or the server did: the Hub names another place.
-                Ok(_) | Err(_) => self.forget_target(&file.path),
+                Ok(_) | Err(_) => self.forget_target(&pinned),
             }
         }
         let url = self.file_url(commit, &file.path)?;
@@ -295,7 +299,7 @@ impl HubOrigin {
         let last = answer.response.url();
         if answer.status().is_success() && !same_place(last, &url) {
             let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-            targets.insert(file.path.clone(), (last.clone(), Instant::now()));
+            targets.insert(pinned, (last.clone(), Instant::now()));
         }
         Ok(answer)
     }

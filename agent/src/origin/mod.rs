@@ -245,6 +245,7 @@ impl Inner {
         let made = Ways {
             client: Client::new(&self.config, authorities, self.hosts.clone(), self.allow.clone())?,
             credentials: client::pool(&self.config, authorities, false)?,
+            patience: self.config.stall_timeout,
         };
         all.insert(ca_file, made.clone());
         Ok(made)

