@@ -473,6 +473,9 @@ mod tests {
         let weighted = Rendezvous::new((0..8).map(|n| (id(n), 50 + n as u16)));
         let ranked: Vec<String> =
             weighted.rank(RendezvousKey(1, 2)).iter().take(3).map(NodeId::short).collect();
-        assert_eq!((owners.join(" "), ranked.join(" ")), (String::new(), String::new()));
+        assert_eq!(
+            (owners.join(" "), ranked.join(" ")),
+            ("7670a5a6 b7890e70 ea21c7b3".into(), "b7890e70 6f3287cd e3d5003e".into())
+        );
     }
 }

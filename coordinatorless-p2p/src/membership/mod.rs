@@ -270,7 +270,7 @@ impl Shell {
                 biased;
                 datagram = self.transport.recv_datagram() => {
                     let Some((from, datagram)) = datagram else { return };
-                    self.receive(from, datagram).await;
+                    self.receive(from, datagram);
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { return };
@@ -298,7 +298,7 @@ impl Shell {
     }
 
     /// Takes this datagram and those that wait behind it.
-    async fn receive(&mut self, from: NodeId, datagram: Bytes) {
+    fn receive(&mut self, from: NodeId, datagram: Bytes) {
         let mut next = Some((from, datagram));
         for _ in 0..BURST {
             let Some((from, datagram)) = next else { return };

@@ -33,6 +33,9 @@ use crate::{
 /// Members told of our leaving by ourselves; the others hear of it from them.
 const MAX_FAREWELLS: usize = 512;
 
+/// The least time between two returns from being declared down.
+const REST: Duration = Duration::from_secs(1);
+
 /// Members thought to be down that are asked in one round whether they are back.
 const DOWN_ASKED: usize = 3;
 
@@ -45,6 +48,8 @@ pub(super) struct Core {
     heard: HashMap<NodeId, Instant>,
     /// Deaths claimed of members that were heard shortly before, and when to look again.
     contested: HashMap<NodeId, (Member<Name>, Instant)>,
+    /// When we last came back from being declared down.
+    came_back: Option<Instant>,
     policy: Policy,
     config: MembershipConfig,
     left: bool,
@@ -149,6 +154,7 @@ impl Core {
             sequence: 0,
             heard: HashMap::new(),
             contested: HashMap::new(),
+            came_back: None,
             policy,
             config,
             left: false,
@@ -209,30 +215,68 @@ impl Core {
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
-        self.outbid(&gossip, now, now_ms, effects)?;
+        self.correct(from, &gossip, effects);
+        // Coming back, or being described anew, interrupts our probes: nobody may make us do it all the
+        // time.
+        let just_back = self.came_back.is_some_and(|at| now.saturating_duration_since(at) < REST);
+        let before = self.me().generation;
+        if !just_back {
+            self.outbid(&gossip, now, now_ms, effects)?;
+        }
         self.heard.insert(from, now);
         self.contested.remove(&from);
+        if just_back && gossip.header.message == Message::TurnUndead {
+            return Ok(());
+        }
+        self.sift(&mut gossip.updates, from, now, now_ms);
+        if just_back {
+            let own = self.me().id;
+            gossip.updates.retain(|u| u.id().0.id != own || u.state() != State::Down);
+        }
+        let body = gossip.encode_body()?;
+        let handled = self.foca.handle_data(&body, &mut *effects);
+        if self.me().generation != before {
+            self.came_back = Some(now);
+        }
+        self.take_timers(now, effects);
+        handled.map_err(|e| {
+            Error::with_source(ErrorKind::Invalid, format!("gossip from node {} refused", from.short()), e)
+        })
+    }
+
+    /// Keeps what may be believed of somebody's words about members.
+    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, now: Instant, now_ms: u64) {
         let mut known: usize = self.foca.iter_membership_state().len();
-        let (mut updates, own) = (std::mem::take(&mut gossip.updates), self.me().id);
         updates.retain(|update| {
             let node = &update.id().0;
-            let ours_of_old = node.id == own && node.generation != self.me().generation;
-            if ours_of_old || self.policy.check(node, now_ms).is_err() {
+            if node.id == self.me().id {
+                // Of other descriptions of ourselves nobody should hear again; `outbid` took note.
+                return node == self.me();
+            }
+            if self.policy.check(node, now_ms).is_err() {
                 return false;
             }
-            if node.id != own && !self.knows(node.id) {
+            if !self.knows(node.id) {
                 known += 1;
                 return known <= self.config.max_members;
             }
             !self.contest(now, from, update)
         });
-        gossip.updates = updates;
-        let body = gossip.encode_body()?;
-        let handled = self.foca.handle_data(&body, &mut *effects);
-        self.take_timers(now, effects);
-        handled.map_err(|e| {
-            Error::with_source(ErrorKind::Invalid, format!("gossip from node {} refused", from.short()), e)
-        })
+    }
+
+    /// Tells a sender what description of it beats the one it gives itself, so that it can outbid
+    /// that: foca would only ignore it.
+    fn correct(&self, from: NodeId, gossip: &Gossip, effects: &mut Effects) {
+        use foca::Identity as _;
+        let src = &gossip.header.src;
+        let Some(held) = self.foca.iter_membership_state().find(|m| m.id().0.id == from) else { return };
+        if held.id() == src || src.win_addr_conflict(held.id()) {
+            return;
+        }
+        match wire::word(self.foca.identity(), src, held.clone()) {
+            Ok(datagram) => effects.send.push((Peer { addr: src.0.addr, id: Some(from) }, datagram)),
+            Err(error) => tracing::debug!(%error, "cannot correct a member"),
+        }
     }
 
     fn check_header(&self, gossip: &mut Gossip, now_ms: u64, from: NodeId) -> Result<()> {
@@ -289,17 +333,20 @@ impl Core {
     /// Describes us anew when somebody has a description of us that is newer than ours: from before
     /// a restart, or forged.
     fn outbid(&mut self, gossip: &Gossip, now: Instant, now_ms: u64, effects: &mut Effects) -> Result<()> {
-        let own = self.me().id;
+        // A little more than what others may claim: their clocks are not ours.
+        let horizon = now_ms.saturating_add(2 * wire::MAX_AHEAD_MS);
+        let me = self.me();
         let newest = gossip
             .updates
             .iter()
             .map(|u| &u.id().0)
             .chain([&gossip.header.dst.0])
-            .filter(|n| n.id == own && n.generation <= now_ms.saturating_add(wire::MAX_AHEAD_MS))
+            .filter(|n| n.id == me.id && *n != me && n.generation <= horizon)
             .map(|n| n.generation)
             .max();
         match newest {
-            Some(generation) if generation > self.me().generation => {
+            // Of two that are dated alike the other one may have won.
+            Some(generation) if generation >= me.generation => {
                 self.update(now, |node| node.generation = generation, effects)
             }
             _ => Ok(()),

@@ -166,3 +166,35 @@ async fn a_start_that_cannot_work_is_refused() {
     let bad_seed = MembershipConfig { seeds: vec!["nowhere".into()], ..MembershipConfig::default() };
     assert_eq!(try_start(node(1), bad_seed), ErrorKind::Invalid);
 }
+
+#[tokio::test]
+async fn nodes_find_and_leave_each_other_over_quic() {
+    use crate::{
+        identity::{ClusterSecret, Identity, NodeKey},
+        transport::quic::{QuicConfig, QuicTransport},
+    };
+    let secret = ClusterSecret::generate().unwrap();
+    let mut seeds = Vec::new();
+    let mut members = Vec::new();
+    for n in 0..3 {
+        let identity = Arc::new(Identity::from_secret(&secret, NodeKey::generate().unwrap()).unwrap());
+        let any = "127.0.0.1:0".parse().unwrap();
+        let transport = QuicTransport::bind(any, identity, QuicConfig::default()).unwrap();
+        let me = Node { id: transport.id(), addr: transport.local_addr(), ..node(n) };
+        seeds.push(me.addr.to_string());
+        let config = MembershipConfig { seeds: seeds.clone(), ..MembershipConfig::default() };
+        let membership = Membership::start(Arc::clone(&transport) as _, me, config).unwrap();
+        members.push((membership, transport));
+    }
+    for (membership, _) in &members {
+        let mut live = membership.watch();
+        assert!(timeout(SOON, live.wait_for(|l| l.len() == 3)).await.is_ok());
+    }
+    let (leaver, transport) = members.pop().unwrap();
+    leaver.leave(Duration::from_secs(1)).await;
+    transport.close(Duration::from_secs(1)).await;
+    for (membership, _) in &members {
+        let mut live = membership.watch();
+        assert!(timeout(Duration::from_secs(3), live.wait_for(|l| l.len() == 2)).await.is_ok());
+    }
+}

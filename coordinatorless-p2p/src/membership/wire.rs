@@ -194,13 +194,15 @@ pub(super) fn frame(body: &[u8]) -> Bytes {
     datagram.freeze()
 }
 
+/// One piece of news from `me` to `to`.
+pub(super) fn word(me: &Name, to: &Name, news: Member<Name>) -> Result<Bytes> {
+    let header = Header { src: me.clone(), src_incarnation: 0, dst: to.clone(), message: Message::Gossip };
+    Ok(frame(&Gossip { header, updates: vec![news] }.encode_body()?))
+}
+
 /// The word by which a node takes leave of `to`.
 pub(super) fn farewell(me: &Name, to: &Name) -> Result<Bytes> {
-    let gossip = Gossip {
-        header: Header { src: me.clone(), src_incarnation: 0, dst: to.clone(), message: Message::Gossip },
-        updates: vec![Member::new(me.clone(), u16::MAX, State::Down)],
-    };
-    Ok(frame(&gossip.encode_body()?))
+    word(me, to, Member::new(me.clone(), u16::MAX, State::Down))
 }
 
 /// The third node that a message is about, beside sender and receiver.

@@ -4,9 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 use proptest::prelude::*;
 
-use super::*;
-
-const NOW_MS: u64 = 1_000_000;
+use super::{super::now_ms, *};
 
 fn node(n: u8) -> Node {
     Node {
@@ -15,7 +13,7 @@ fn node(n: u8) -> Node {
         addr: ([10, 0, 0, n], 4000).into(),
         zone: String::new(),
         weight: Node::WEIGHT,
-        generation: NOW_MS,
+        generation: now_ms(),
     }
 }
 
@@ -84,7 +82,7 @@ impl World {
             }
             let mut effects = Effects::default();
             let before = self.cores[at].live();
-            let _ = self.cores[at].receive(self.now, NOW_MS, from, &bytes, &mut effects);
+            let _ = self.cores[at].receive(self.now, now_ms(), from, &bytes, &mut effects);
             self.record(at, &before);
             self.post(at, effects);
         }
@@ -207,7 +205,7 @@ fn say(world: &mut World, from: u8, to: u8, updates: Vec<Member<Name>>) -> Resul
     let before = world.cores[at].live();
     let said = world.cores[at].receive(
         now,
-        NOW_MS,
+        now_ms(),
         NodeId([from; 16]),
         &wire::frame(&gossip.encode_body().unwrap()),
         &mut effects,
@@ -258,6 +256,20 @@ fn our_own_death_makes_us_come_back() {
 }
 
 #[test]
+fn a_flood_of_deaths_makes_us_come_back_once() {
+    let mut world = World::seeded(3);
+    let start = current(&world, 2).0.generation;
+    let mut generations = vec![start];
+    for _ in 0..100 {
+        let claim = Member::new(current(&world, 2), u16::MAX, State::Down);
+        say(&mut world, 1, 2, vec![claim]).unwrap();
+        generations.push(current(&world, 2).0.generation);
+    }
+    generations.dedup();
+    assert_eq!(generations.len(), 2, "{generations:?}");
+}
+
+#[test]
 fn a_forged_description_of_a_member_is_outbid_by_that_member() {
     let mut world = World::seeded(3);
     let mut forged = current(&world, 3).0;
@@ -269,6 +281,19 @@ fn a_forged_description_of_a_member_is_outbid_by_that_member() {
     for core in &world.cores {
         let third = core.live().into_iter().find(|n| n.id == forged.id).unwrap();
         assert_eq!(third.addr, node(3).addr, "in the view of {}", core.me().name);
+    }
+}
+
+#[test]
+fn a_node_that_restarts_with_a_clock_set_back_is_not_locked_out() {
+    let mut world = World::seeded(3);
+    let mut again = node(3);
+    again.generation -= 1_800_000;
+    world.cores[2] = Core::new(again, MembershipConfig::default(), 1150, 33);
+    world.announce_all(&[node(1).addr]);
+    world.run(Duration::from_secs(10));
+    for at in 0..3 {
+        assert_eq!(world.live_ids(at), [1, 2, 3]);
     }
 }
 
@@ -287,7 +312,7 @@ fn gossip_in_the_name_of_another_node_is_denied() {
     let bytes = wire::frame(&gossip.encode_body().unwrap());
     let now = world.now;
     let err =
-        world.cores[1].receive(now, NOW_MS, NodeId([1; 16]), &bytes, &mut Effects::default()).unwrap_err();
+        world.cores[1].receive(now, now_ms(), NodeId([1; 16]), &bytes, &mut Effects::default()).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Denied);
 }
 
@@ -297,7 +322,7 @@ fn descriptions_that_cannot_be_are_not_taken_over() {
     let mut bad = node(9);
     bad.addr = "127.0.0.1:22".parse().unwrap();
     let mut late = node(8);
-    late.generation = NOW_MS + wire::MAX_AHEAD_MS + 1;
+    late.generation = now_ms() + wire::MAX_AHEAD_MS + 1;
     say(
         &mut world,
         1,
@@ -338,7 +363,7 @@ fn a_word_to_an_address_that_nobody_has_is_refused() {
     let bytes = wire::frame(&gossip.encode_body().unwrap());
     let mut effects = Effects::default();
     let now = world.now;
-    let err = world.cores[1].receive(now, NOW_MS, NodeId([1; 16]), &bytes, &mut effects).unwrap_err();
+    let err = world.cores[1].receive(now, now_ms(), NodeId([1; 16]), &bytes, &mut effects).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Invalid);
     assert!(effects.send.is_empty());
 }
@@ -395,7 +420,7 @@ proptest! {
             bytes[at] ^= value;
             let mut effects = Effects::default();
             let now = world.now;
-            let _ = world.cores[1].receive(now, NOW_MS, NodeId([from; 16]), &bytes, &mut effects);
+            let _ = world.cores[1].receive(now, now_ms(), NodeId([from; 16]), &bytes, &mut effects);
             world.post(1, effects);
         }
         world.run(Duration::from_secs(60));

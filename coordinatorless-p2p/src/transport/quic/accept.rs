@@ -3,7 +3,10 @@
 //! Whoever connects costs us a handshake, so those are counted, limited in number and rate, and
 //! made to prove their address under load. What a peer sends waits in bounded queues.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc::error::TrySendError},
@@ -14,6 +17,7 @@ use super::{
     Inner,
     errors::{self, connection},
     link::Link,
+    seldom::Seldom,
     stream::{QuicRecv, QuicSend},
 };
 use crate::{
@@ -35,44 +39,45 @@ struct Rate {
 
 impl Rate {
     fn new(per_second: u32, at: Instant) -> Self {
-        Self { per_second: per_second.into(), tokens: per_second.into(), at }
+        let per_second = f64::from(per_second.max(1));
+        Self { per_second, tokens: per_second, at }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    /// Takes a token, and says how long to wait until it is there.
+    fn take(&mut self, now: Instant) -> Duration {
         let back = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
-        (self.tokens, self.at) = ((self.tokens + back).min(self.per_second), now);
-        let granted = self.tokens >= 1.0;
-        if granted {
-            self.tokens -= 1.0;
-        }
-        granted
+        (self.tokens, self.at) = ((self.tokens + back).min(self.per_second) - 1.0, now);
+        Duration::from_secs_f64((-self.tokens / self.per_second).max(0.0))
     }
 }
 
 /// Takes connections until the transport closes.
 pub(super) async fn serve(inner: Arc<Inner>) {
+    let half = inner.config.max_handshakes / 2;
     let slots = Arc::new(Semaphore::new(inner.config.max_handshakes));
     let mut rate = Rate::new(inner.config.handshakes_per_second, Instant::now());
-    while let Some(incoming) = inner.endpoint.accept().await {
+    let complained = Arc::new(Mutex::new(Seldom::default()));
+    // Those who come while we wait for a slot or a token wait in the endpoint, which refuses them when
+    // they become too many.
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await
+        && let Some(incoming) = inner.endpoint.accept().await
+    {
         if inner.endpoint.open_connections() >= inner.config.max_connections {
             incoming.refuse();
             continue;
         }
-        let unproven = !incoming.remote_address_validated();
-        if unproven && slots.available_permits() <= inner.config.max_handshakes / 2 && incoming.may_retry() {
+        // From forged addresses comes at most half of the handshakes.
+        if slots.available_permits() < half && !incoming.remote_address_validated() && incoming.may_retry() {
+            // Fails for none that may be retried.
             let _ = incoming.retry();
             continue;
         }
-        // Ignored, the peer repeats its first packet a moment later: a queue that costs us nothing.
-        let (true, Ok(slot)) = (rate.take(Instant::now()), Arc::clone(&slots).try_acquire_owned()) else {
-            incoming.ignore();
-            continue;
-        };
+        tokio::time::sleep(rate.take(Instant::now())).await;
         let from = incoming.remote_address();
-        let task_inner = Arc::clone(&inner);
+        let (task_inner, complained) = (Arc::clone(&inner), Arc::clone(&complained));
         inner.spawn(async move {
             if let Err(error) = greet(task_inner, incoming, slot).await {
-                tracing::debug!(%from, %error, "connection refused");
+                complained.lock().unwrap_or_else(PoisonError::into_inner).tell(from.ip(), &error);
             }
         });
     }
@@ -150,18 +155,15 @@ pub(super) async fn datagrams(inner: Arc<Inner>, link: Arc<Link>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn the_rate_grants_a_burst_and_then_a_steady_flow() {
         let start = Instant::now();
         let mut rate = Rate::new(10, start);
-        assert_eq!((0..50).filter(|_| rate.take(start)).count(), 10);
-        let later = start + Duration::from_millis(301);
-        assert_eq!((0..50).filter(|_| rate.take(later)).count(), 3);
-        let much_later = start + Duration::from_secs(3600);
-        assert_eq!((0..50).filter(|_| rate.take(much_later)).count(), 10);
+        assert!((0..10).all(|_| rate.take(start).is_zero()), "a second's worth at once");
+        assert_eq!([rate.take(start), rate.take(start)].map(|d| d.as_millis()), [100, 200]);
+        let later = start + Duration::from_millis(1_200);
+        assert_eq!((0..20).filter(|_| rate.take(later).is_zero()).count(), 10);
     }
 }

@@ -17,6 +17,7 @@ use super::{
     accept::{GREETING, peer_id},
     errors,
     link::Link,
+    seldom::Seldom,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -35,7 +36,10 @@ type Outcome = Option<Result<Arc<Link>, Arc<Error>>>;
 
 /// The attempts under way.
 #[derive(Default)]
-pub(super) struct Dials(HashMap<Peer, Dial>);
+pub(super) struct Dials {
+    under_way: HashMap<Peer, Dial>,
+    complained: Seldom,
+}
 
 struct Dial {
     outcome: watch::Receiver<Outcome>,
@@ -53,14 +57,14 @@ pub(super) fn send_datagram(link: &Link, datagram: Bytes) {
 /// Sends as soon as there is a connection, if there will be one.
 pub(super) fn send_later(inner: &Arc<Inner>, peer: Peer, datagram: Bytes) {
     let mut dials = inner.dials.lock().unwrap_or_else(PoisonError::into_inner);
-    if !dials.0.contains_key(&peer) {
-        if dials.0.len() >= MAX_DIALS {
+    if !dials.under_way.contains_key(&peer) {
+        if dials.under_way.len() >= MAX_DIALS {
             tracing::debug!(to = %peer.addr, "datagram dropped, too many connections under way");
             return;
         }
         begin(inner, &mut dials, peer);
     }
-    if let Some(dial) = dials.0.get_mut(&peer) {
+    if let Some(dial) = dials.under_way.get_mut(&peer) {
         if dial.waiting.len() >= MAX_WAITING {
             dial.waiting.pop_front();
         }
@@ -72,7 +76,7 @@ pub(super) fn send_later(inner: &Arc<Inner>, peer: Peer, datagram: Bytes) {
 pub(super) async fn dial(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>> {
     let mut outcome = {
         let mut dials = inner.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        match dials.0.get(&peer) {
+        match dials.under_way.get(&peer) {
             Some(dial) => dial.outcome.clone(),
             None => begin(inner, &mut dials, peer),
         }
@@ -91,14 +95,17 @@ pub(super) async fn dial(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>> {
 
 fn begin(inner: &Arc<Inner>, dials: &mut Dials, peer: Peer) -> watch::Receiver<Outcome> {
     let (done, outcome) = watch::channel(None);
-    dials.0.insert(peer, Dial { outcome: outcome.clone(), waiting: VecDeque::new() });
+    dials.under_way.insert(peer, Dial { outcome: outcome.clone(), waiting: VecDeque::new() });
     let task_inner = Arc::clone(inner);
     inner.spawn(async move {
         let result = connect(&task_inner, peer).await.map_err(Arc::new);
-        if let Err(error) = &result {
-            tracing::debug!(%error, "not connected");
-        }
-        let dial = task_inner.dials.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&peer);
+        let dial = {
+            let mut dials = task_inner.dials.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = &result {
+                dials.complained.tell(peer.addr.ip(), error);
+            }
+            dials.under_way.remove(&peer)
+        };
         if let (Ok(link), Some(dial)) = (&result, dial) {
             for datagram in dial.waiting {
                 send_datagram(link, datagram);

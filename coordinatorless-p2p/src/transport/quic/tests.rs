@@ -139,9 +139,9 @@ async fn ends_that_dial_at_once_agree_on_one_connection() {
     let secret = ClusterSecret::generate().unwrap();
     for _ in 0..10 {
         let (here, there) = (node(&secret, "127.0.0.1:0"), node(&secret, "127.0.0.1:0"));
-        let (a, b) = tokio::join!(here.open(peer(&there)), there.open(peer(&here)));
-        drop((a.unwrap(), b.unwrap()));
-        // Both ends have entered both connections once both greetings are through.
+        let (a, b) = tokio::join!(here.inner.link(peer(&there)), there.inner.link(peer(&here)));
+        // Each greeting comes after its connection was entered at the other end.
+        assert!(a.is_ok() && b.is_ok());
         talk(&here, &there, peer(&there)).await;
         talk(&there, &here, peer(&here)).await;
         let kept = |t: &QuicTransport, other: NodeId| t.inner.peers().find(other).unwrap().dialled;
@@ -282,4 +282,45 @@ fn without_a_runtime_binding_is_an_error_and_no_panic() {
     let secret = ClusterSecret::generate().unwrap();
     let bound = QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity(&secret), QuicConfig::default());
     assert_eq!(bound.err().unwrap().kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_certificate_renewed_in_the_middle_of_a_transfer_loses_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(path("ca.pem"), params.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let issue = |name: &str, key: &rcgen::KeyPair| {
+        let certificate = rcgen::CertificateParams::new(vec![]).unwrap().signed_by(key, &issuer).unwrap();
+        std::fs::write(path(&format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path(&format!("{name}.key")), private).unwrap();
+    };
+    let keys = [(); 3].map(|()| rcgen::KeyPair::generate().unwrap());
+    let nodes = [0, 1, 2].map(|n| {
+        issue(&n.to_string(), &keys[n]);
+        let (crt, key) = (path(&format!("{n}.crt")), path(&format!("{n}.key")));
+        let identity = Arc::new(Identity::from_files(&path("ca.pem"), &crt, &key).unwrap());
+        QuicTransport::bind("127.0.0.1:0".parse().unwrap(), identity, QuicConfig::default()).unwrap()
+    });
+    let shown_by = |t: &QuicTransport, to: NodeId| {
+        let seen = t.inner.peers().find(to).unwrap().connection.peer_identity().unwrap();
+        seen.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().unwrap()[0].to_vec()
+    };
+    let (mut send, _recv) = nodes[0].open(peer(&nodes[1])).await.unwrap();
+    send.send(Bytes::from_static(b"first "), STALL).await.unwrap();
+    let mut incoming = nodes[1].accept().await.unwrap();
+    issue("1", &keys[1]);
+    assert!(nodes[1].identity().reload().unwrap());
+    send.send(Bytes::from_static(b"second"), STALL).await.unwrap();
+    let got = incoming.recv.recv(12, STALL, &AtomicU64::new(0)).await.unwrap();
+    assert_eq!(got, "first second");
+    talk(&nodes[2], &nodes[1], peer(&nodes[1])).await;
+    let id = nodes[1].id();
+    assert_ne!(shown_by(&nodes[0], id), shown_by(&nodes[2], id), "the newcomer sees the new certificate");
 }
