@@ -51,8 +51,8 @@ pub(crate) struct Global {
     /// /var/lib/emberline if it can be written, else ~/.cache/emberline].
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Run the engine in this process and join the swarm of these members.
-    #[arg(long, global = true, value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',')]
+    /// Run the engine in this process and join the swarm of this member; may be given more than once.
+    #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) join: Vec<String>,
     /// The cluster secret to join with [env: EMBERLINE_CLUSTER__SECRET_FILE].
     #[arg(long, global = true, value_name = "FILE")]
@@ -74,6 +74,15 @@ pub(crate) struct Global {
 /// One file each below `command`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Asking(Box<Asking>),
+    Secret(command::secret::Secret),
+    Completions(command::completions::Completions),
+}
+
+/// The commands that talk to an agent, or are one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Asking {
     Pull(command::pull::Pull),
     Warm(command::warm::Warm),
     Plan(command::plan::Plan),
@@ -86,19 +95,17 @@ pub(crate) enum Command {
     Rm(command::rm::Rm),
     Members(command::members::Members),
     Agent(command::agent::Agent),
-    Secret(command::secret::Secret),
     Demo(demo::Demo),
-    Completions(command::completions::Completions),
 }
 
 /// Which files of a model, as the Hub's own client names them.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Patterns {
-    /// Only files that match one of these shell patterns.
-    #[arg(long = "allow-pattern", alias = "allow-patterns", value_name = "PATTERN", num_args = 1..)]
+    /// Only files that match this shell pattern; may be given more than once.
+    #[arg(long = "allow-pattern", alias = "allow-patterns", value_name = "PATTERN")]
     pub(crate) allow: Vec<String>,
-    /// No file that matches one of these.
-    #[arg(long = "ignore-pattern", alias = "ignore-patterns", value_name = "PATTERN", num_args = 1..)]
+    /// No file that matches this one; may be given more than once.
+    #[arg(long = "ignore-pattern", alias = "ignore-patterns", value_name = "PATTERN")]
     pub(crate) ignore: Vec<String>,
 }
 
@@ -167,7 +174,8 @@ mod tests {
     fn right_lines_are_understood() {
         let right = [
             "pull s3://b/p hf://o/n@main --pin --prefault --require-manifest",
-            "pull s3://b/p --to /d --allow-pattern *.json *.safetensors --ignore-pattern *.bin --timeout 5m",
+            "pull --allow-pattern *.json --allow-pattern *.txt --ignore-pattern *.bin --timeout 5m s3://b/p",
+            "pull --join 10.0.0.1:7581 s3://b/p --to /d",
             "pull s3://b/p --join 10.0.0.1:7581,10.0.0.2:7581 --secret-file /s",
             "--json pull s3://b/p",
             "ls --json --agent http://10.0.0.1:7580 --token-file /t",

@@ -1,6 +1,8 @@
 //! The command `preload`: bring models onto this node, warm a fleet, see how much longer it takes.
 //!
-//!     args → session (a running agent, or the engine in this process) → client → output
+//! ```text
+//! args → session (a running agent, or the engine in this process) → client → output
+//! ```
 //!
 //! Each command is one file below `command`. [`specimen`] and [`units`] also serve tests and benchmarks.
 //! Deliberately absent: any way to the agent other than its HTTP API.
@@ -21,11 +23,13 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 use emberline_agent::{error::ErrorKind, run};
+use futures::future::LocalBoxFuture;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Asking, Cli, Command},
     command::Context,
     failure::{Failure, Result},
+    interrupt::unless_interrupted,
     output::{Output, ProgressMode},
 };
 
@@ -53,39 +57,46 @@ fn misunderstood(error: &clap::Error, line: &[OsString]) -> ExitCode {
     let _ = error.print();
     if error.use_stderr() && line.iter().any(|word| word == "--json") {
         let text = error.to_string();
-        let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let problem = Failure::new(ErrorKind::Invalid, sentence).advice("see `preload --help`").problem;
+        let sentence: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let sentence = sentence.join(" ");
+        let problem = Failure::new(ErrorKind::Invalid, sentence.trim_start_matches("error: "))
+            .advice("see `preload --help`")
+            .problem;
         let _ = Output::new(true, true, ProgressMode::None).answer(&problem, |_, _| String::new());
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn execute(command: Command, context: &Context) -> Result<()> {
-    match command {
+    let command = match command {
         Command::Secret(secret) => return secret.run(context),
         Command::Completions(completions) => return completions.run(context),
-        _ => {}
-    }
+        Command::Asking(asking) => *asking,
+    };
     let runtime = run::runtime()?;
-    let done = runtime.block_on(async {
-        match command {
-            Command::Pull(pull) => Box::pin(pull.run(context)).await,
-            Command::Warm(warm) => Box::pin(warm.run(context)).await,
-            Command::Plan(plan) => Box::pin(plan.run(context)).await,
-            Command::Status(status) => Box::pin(status.run(context)).await,
-            Command::Ls(ls) => Box::pin(ls.run(context)).await,
-            Command::Path(path) => Box::pin(path.run(context)).await,
-            Command::Verify(verify) => Box::pin(verify.run(context)).await,
-            Command::Pin(pin) => Box::pin(pin.run(context)).await,
-            Command::Unpin(unpin) => Box::pin(unpin.run(context)).await,
-            Command::Rm(rm) => Box::pin(rm.run(context)).await,
-            Command::Members(members) => Box::pin(members.run(context)).await,
-            Command::Agent(agent) => Box::pin(agent.run(context)).await,
-            Command::Demo(demo) => Box::pin(demo.run(context)).await,
-            Command::Secret(_) | Command::Completions(_) => Ok(()),
-        }
-    });
+    let done = runtime.block_on(ask(command, context));
     // Work that was abandoned (a file being hashed, say) is not worth waiting for.
     runtime.shutdown_background();
     done
+}
+
+/// The commands that talk to an agent. Boxed: each is a large state machine, one of them runs.
+async fn ask(command: Asking, context: &Context) -> Result<()> {
+    let work: LocalBoxFuture<'_, Result<()>> = match command {
+        // These know better what an interruption should leave behind.
+        Asking::Pull(pull) => return Box::pin(pull.run(context)).await,
+        Asking::Warm(warm) => return Box::pin(warm.run(context)).await,
+        Asking::Agent(agent) => return Box::pin(agent.run(context)).await,
+        Asking::Demo(demo) => return Box::pin(demo.run(context)).await,
+        Asking::Plan(plan) => Box::pin(plan.run(context)),
+        Asking::Status(status) => Box::pin(status.run(context)),
+        Asking::Ls(ls) => Box::pin(ls.run(context)),
+        Asking::Path(path) => Box::pin(path.run(context)),
+        Asking::Verify(verify) => Box::pin(verify.run(context)),
+        Asking::Pin(pin) => Box::pin(pin.run(context)),
+        Asking::Unpin(unpin) => Box::pin(unpin.run(context)),
+        Asking::Rm(rm) => Box::pin(rm.run(context)),
+        Asking::Members(members) => Box::pin(members.run(context)),
+    };
+    unless_interrupted(work).await?.unwrap_or_else(|| Err(Failure::interrupted("interrupted")))
 }

@@ -131,7 +131,7 @@ impl Session {
         }
         let data_dir = config.data_dir.clone();
         context.output.note(&format!(
-            "no agent is asked: the engine runs in this process, with its data in {}",
+            "no agent runs here: the engine runs in this process, with its data in {}",
             data_dir.display()
         ));
         let stop = CancellationToken::new();
@@ -192,6 +192,9 @@ impl Session {
 impl Engine {
     async fn why_not(&mut self, data_dir: &Path) -> Failure {
         match (&mut self.task).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::Cancelled => {
+                Failure::interrupted("interrupted while starting")
+            }
             Ok(Err(error)) => Failure::from(error).context(&format!("engine on {}", data_dir.display())),
             Ok(Ok(())) => Failure::interrupted("interrupted while starting"),
             Err(defect) => Failure::internal(format!("engine on {}: {defect}", data_dir.display())),

@@ -37,6 +37,7 @@ fn wrong_usage_is_exit_code_2_and_a_problem_for_machines() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let problem: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(problem["kind"], "invalid", "{arguments:?}");
+        assert!(!problem["message"].as_str().unwrap().ends_with(':'), "{problem}");
     }
 }
 
@@ -102,4 +103,22 @@ fn a_demo_that_cannot_fit_says_so_before_it_starts() {
     let output = preload(&["demo", "--size", "100000TiB", "--dir", stage.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
     assert!(!stage.exists(), "the demo leaves nothing behind");
+}
+
+#[test]
+fn running_an_agent_takes_every_option_of_the_daemon() {
+    let daemon = include_str!("../../agent/src/main.rs");
+    let options: Vec<String> = daemon
+        .split("#[arg(long")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("]\n")?.1.trim_start().split_once(':')?.0.replace('_', "-")))
+        .collect();
+    assert!(options.contains(&"data-dir".to_owned()) && options.len() > 10, "{options:?}");
+    let help = text(&preload(&["agent", "--help"]).stdout);
+    for option in options {
+        assert!(
+            help.contains(&format!("--{option} ")) || help.contains(&format!("--{option}\n")),
+            "--{option}"
+        );
+    }
 }

@@ -30,7 +30,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   preload pull s3://models/llama-3-8b
-  preload pull hf://org/name@main --allow-pattern '*.safetensors' '*.json' --to ./model
+  preload pull hf://org/name@main --allow-pattern '*.safetensors' --to ./model
   preload pull gs://bucket/a az://container/b --timeout 10m
   preload pull s3://models/llama-3-8b --join 10.0.0.1:7581 --secret-file cluster.secret")]
 pub(crate) struct Pull {

@@ -1,10 +1,11 @@
-//! One agent of the demo: a process of its own, killed when this is dropped.
+//! One agent of the demo: a process of its own, killed and gone when this is dropped.
 
 use std::{
     env, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
+    thread,
     time::Duration,
 };
 
@@ -27,6 +28,8 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often we look whether it does, and whom it sees.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long the kernel may take to end a killed agent.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lines of an agent's log that are shown when it fails.
 const SHOWN_LINES: usize = 12;
 
@@ -112,6 +115,18 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Waits for the process to be gone: until then it may still write where the demo clears up.
+    fn drop(&mut self) {
+        // It may be gone already; then there is nothing to kill.
+        let _ = self.child.start_kill();
+        let deadline = Instant::now() + KILL_TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 fn spawn(stage: &Stage, name: &str, data_dir: &Path, log: &Path, seeds: &[SocketAddr]) -> Result<Child> {
     let program = env::current_exe().at(|| "path of this program".to_owned())?;
     let output = fs::File::create(log).at(|| format!("create {}", log.display()))?;
@@ -130,6 +145,8 @@ fn spawn(stage: &Stage, name: &str, data_dir: &Path, log: &Path, seeds: &[Socket
             command.env_remove(&variable);
         }
     }
+    // The demo's own origin is on loopback, where no proxy leads.
+    command.env("NO_PROXY", no_proxy());
     command.stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);
     // SAFETY: between fork and exec only prctl is called, which is safe there.
     unsafe {
@@ -141,6 +158,13 @@ fn spawn(stage: &Stage, name: &str, data_dir: &Path, log: &Path, seeds: &[Socket
         });
     }
     Ok(command.spawn().at(|| format!("start {name}"))?)
+}
+
+/// The user's exceptions from proxies, and loopback.
+fn no_proxy() -> String {
+    let theirs =
+        ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| env::var(name).ok()).unwrap_or_default();
+    format!("{theirs},127.0.0.1,localhost").trim_start_matches(',').to_owned()
 }
 
 /// The last lines of a log, indented.

@@ -22,6 +22,9 @@ use crate::failure::{Failure, Result};
 /// What is read at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// What notes of Emberline start with that stand beside a model without being part of it.
+const CONTROL_PREFIX: &str = ".emberline";
+
 /// Every file of a directory and what it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Digests {
@@ -73,6 +76,9 @@ impl Digests {
             let at = || format!("read directory {}", folder.display());
             for entry in fs::read_dir(&folder).at(at)? {
                 let path = entry.at(at)?.path();
+                if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(CONTROL_PREFIX)) {
+                    continue;
+                }
                 // Links are followed: what counts is what a reader of the path gets.
                 if fs::metadata(&path).at(|| path.display().to_string())?.is_dir() {
                     folders.push(path);

@@ -17,7 +17,9 @@ use crate::units;
 /// How often an unchanged phase is worth another plain line.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// Columns that a label takes before a bar.
-const LABEL_COLUMNS: usize = 18;
+const LABEL_COLUMNS: usize = 14;
+/// Columns of a bar. Label, bar and the longest line make 80.
+const BAR_COLUMNS: usize = 10;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,14 +110,18 @@ impl Progress {
             }
         } else if row.due.is_due(phase, Instant::now()) {
             let (line, detail) = text();
-            let line = if detail.is_empty() { line } else { format!("{line}; {}", detail.trim()) };
-            let _ = writeln!(io::stderr().lock(), "{label}: {line}");
+            let percent = match phase {
+                Phase::Fetching => format!("{}, ", units::percent(done, total)),
+                _ => String::new(),
+            };
+            let detail = if detail.is_empty() { detail } else { format!("; {}", detail.trim()) };
+            let _ = writeln!(io::stderr().lock(), "{label}: {percent}{line}{detail}");
         }
     }
 }
 
 fn new_bar(label: &str) -> ProgressBar {
-    let template = format!("{{prefix:{LABEL_COLUMNS}}} {{bar:16}} {{msg}}");
+    let template = format!("{{prefix:{LABEL_COLUMNS}}} {{bar:{BAR_COLUMNS}}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(1).with_style(style.progress_chars("━╸─"));
     bar.set_prefix(shortened(label, LABEL_COLUMNS));
@@ -153,14 +159,13 @@ pub fn line(status: &PullStatus) -> String {
         Phase::Resolving => word.to_owned(),
         Phase::Preparing | Phase::Publishing => format!("{word} {}", units::bytes(total)),
         Phase::Fetching => {
-            let mut line =
-                format!("{} of {} {}", units::bytes(done), units::bytes(total), units::percent(done, total));
+            let mut line = format!("{} of {}", units::bytes(done), units::bytes(total));
             let rate = units::rate(status.bytes_per_second);
             if !rate.is_empty() {
-                line += &format!(" {rate}");
+                line += &format!(", {rate}");
             }
             if let Some(eta) = status.eta_seconds {
-                line += &format!(" {} left", units::seconds(eta));
+                line += &format!(", {} left", units::seconds(eta));
             }
             line
         }
@@ -182,12 +187,11 @@ fn detail(status: &PullStatus) -> String {
     if !told {
         return String::new();
     }
-    let indent = " ".repeat(LABEL_COLUMNS + 1);
     let peers = match status.phase {
         Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
         _ => String::new(),
     };
-    format!("{indent}{}{peers}", sources(&status.sources))
+    format!("    {}{peers}", sources(&status.sources))
 }
 
 /// Bytes by where they came from.
@@ -262,14 +266,22 @@ mod tests {
     #[test]
     fn a_pull_under_way_tells_bytes_rate_time_left_and_sources() {
         let status = fetching();
-        assert_eq!(line(&status), "123.0 MiB of 512.0 MiB 24 % 98.2 MiB/s 3.96 s left");
+        assert_eq!(line(&status), "123.0 MiB of 512.0 MiB, 98.2 MiB/s, 3.96 s left");
         assert_eq!(detail(&status).trim(), "origin 60.0 MiB, peers 63.0 MiB, disk 0 B, 3 neighbours");
     }
 
     #[test]
     fn a_bar_and_its_lines_fit_eighty_columns() {
-        let widest = PullStatus { eta_seconds: Some(3599.0), ..fetching() };
-        assert!(LABEL_COLUMNS + 1 + 16 + 1 + line(&widest).chars().count() <= 91);
+        let most = 1023 << 20;
+        let widest = PullStatus {
+            total_bytes: most,
+            done_bytes: most,
+            bytes_per_second: most as f64,
+            eta_seconds: Some(3599.0),
+            sources: Sources { origin: most, peers: most, reused: most, wasted: 0 },
+            ..fetching()
+        };
+        assert!(LABEL_COLUMNS + 1 + BAR_COLUMNS + 1 + line(&widest).chars().count() <= 80);
         assert!(detail(&widest).chars().count() <= 80);
     }
 
