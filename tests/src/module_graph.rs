@@ -79,6 +79,16 @@ impl ModuleGraph {
 /// # Errors
 /// As reading the directory.
 pub fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = files(dir)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    Ok(files)
+}
+
+/// Every file under `dir`, sorted.
+///
+/// # Errors
+/// As reading the directory.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut pending = vec![dir.to_owned()];
     while let Some(dir) = pending.pop() {
@@ -86,7 +96,7 @@ pub fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
             let path = entry.at(|| dir.display().to_string())?.path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else {
                 files.push(path);
             }
         }

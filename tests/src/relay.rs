@@ -58,8 +58,8 @@ impl Relay {
     pub async fn start(upstream: SocketAddr, bytes_per_second: Option<u64>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.at(|| "relay".to_owned())?;
         let addr = listener.local_addr().at(|| "relay".to_owned())?;
-        let pace =
-            bytes_per_second.map(|bytes_per_second| Pace { bytes_per_second, next: Mutex::new(Instant::now()) });
+        let pace = bytes_per_second
+            .map(|bytes_per_second| Pace { bytes_per_second, next: Mutex::new(Instant::now()) });
         let shared = Arc::new(Shared {
             upstream,
             delivered: AtomicU64::new(0),
