@@ -243,6 +243,11 @@ async fn spawn(data_dir: &Path, log: &Path, options: &AgentOptions) -> Result<Ch
     for seed in &options.seeds {
         command.args(["--seed", &seed.to_string()]);
     }
+    // Ours are for the harness; the agent would take them for settings and refuse what it does not know.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EMBERLINE_"))
+    {
+        command.env_remove(name);
+    }
     command
         .envs(options.env.iter().map(|(key, value)| (key.as_str(), value.as_str())))
         .stdin(Stdio::null())

@@ -15,4 +15,5 @@ pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
 pub mod python;
+pub mod relay;
 pub mod swarm_bench;

@@ -6,7 +6,7 @@
 //! own parent may name each other. What macros make up is not seen.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
     path::{Path, PathBuf},
 };
@@ -16,6 +16,9 @@ use coordinatorless_p2p::{IoContext, Result};
 /// A module's path below the crate root, as `store::index`; the root is empty.
 type Module = Vec<String>;
 
+/// From a module to those it names, and the first path that does.
+type Edges = BTreeMap<Module, BTreeMap<Module, String>>;
+
 /// The sources of one crate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModuleGraph {
@@ -23,7 +26,8 @@ pub struct ModuleGraph {
 }
 
 impl ModuleGraph {
-    /// Reads every module under `src`; programs (`main.rs`, `bin/`) are crates of their own and left out.
+    /// Reads every module under `src`; programs (`main.rs`, `bin/`) are crates of their own and left
+    /// out, as test modules are.
     ///
     /// # Errors
     /// As reading the directory.
@@ -33,7 +37,8 @@ impl ModuleGraph {
             let relative = file.strip_prefix(src).unwrap_or(&file).with_extension("");
             let mut module: Module =
                 relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-            if module.first().is_some_and(|first| first == "bin" || (first == "main" && module.len() == 1)) {
+            let program = module.first().is_some_and(|first| first == "bin" || first == "main");
+            if program || module.iter().any(|part| part == "tests") {
                 continue;
             }
             if module.last().is_some_and(|last| last == "mod" || (last == "lib" && module.len() == 1)) {
@@ -50,18 +55,25 @@ impl ModuleGraph {
         self.sources.insert(module, production_part(source).to_owned());
     }
 
-    /// The first cycle among siblings, as `a → b → a`.
-    pub fn cycle(&self) -> Option<String> {
-        let mut edges: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    /// The shortest cycle through each sibling that takes part in one, as `a → b → a`, with the path that
+    /// makes each arrow.
+    pub fn cycles(&self) -> Vec<String> {
+        let mut edges = Edges::new();
         for (module, source) in &self.sources {
             for named in paths(source, module) {
                 let target = self.longest_module(&named);
                 if let Some((from, to)) = siblings(module, &target) {
-                    edges.entry(from).or_default().insert(to);
+                    let reason = format!("{} names {}", module.join("::"), named.join("::"));
+                    edges.entry(from).or_default().entry(to).or_insert(reason);
                 }
             }
         }
-        edges.keys().find_map(|start| find_cycle(&edges, start))
+        let mut seen = BTreeSet::new();
+        let cycles = edges.keys().filter_map(|start| shortest_cycle(&edges, start));
+        cycles
+            .filter(|cycle| seen.insert(cycle.iter().cloned().collect::<BTreeSet<_>>()))
+            .map(|cycle| describe(&edges, &cycle))
+            .collect()
     }
 
     /// The module that holds the item that `path` names: its longest prefix that is a module.
@@ -79,6 +91,16 @@ impl ModuleGraph {
 /// # Errors
 /// As reading the directory.
 pub fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = files(dir)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    Ok(files)
+}
+
+/// Every file under `dir`, sorted.
+///
+/// # Errors
+/// As reading the directory.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut pending = vec![dir.to_owned()];
     while let Some(dir) = pending.pop() {
@@ -86,7 +108,7 @@ pub fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
             let path = entry.at(|| dir.display().to_string())?.path();
             if path.is_dir() {
                 pending.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else {
                 files.push(path);
             }
         }
@@ -119,29 +141,34 @@ fn siblings(from: &[String], to: &[String]) -> Option<(Module, Module)> {
     (shared < from.len() && shared < to.len()).then(|| (from[..=shared].to_vec(), to[..=shared].to_vec()))
 }
 
-fn find_cycle(edges: &BTreeMap<Module, BTreeSet<Module>>, start: &Module) -> Option<String> {
+/// The shortest way from `start` back to it, without the repetition at the end.
+fn shortest_cycle(edges: &Edges, start: &Module) -> Option<Vec<Module>> {
     let mut came_from: BTreeMap<&Module, &Module> = BTreeMap::new();
-    let mut pending = vec![start];
-    while let Some(module) = pending.pop() {
-        for next in edges.get(module).into_iter().flatten() {
+    let mut pending = VecDeque::from([start]);
+    while let Some(module) = pending.pop_front() {
+        for next in edges.get(module).into_iter().flat_map(BTreeMap::keys) {
             if next == start {
-                let mut names = vec![start.join("::")];
-                let mut at = module;
-                while at != start {
-                    names.push(at.join("::"));
-                    at = came_from.get(at)?;
+                let mut cycle = vec![module.clone()];
+                while let Some(before) = cycle.last().and_then(|at| came_from.get(at)) {
+                    cycle.push((*before).clone());
                 }
-                names.push(start.join("::"));
-                names.reverse();
-                return Some(names.join(" → "));
+                cycle.reverse();
+                return Some(cycle);
             }
             if !came_from.contains_key(next) {
                 came_from.insert(next, module);
-                pending.push(next);
+                pending.push_back(next);
             }
         }
     }
     None
+}
+
+fn describe(edges: &Edges, cycle: &[Module]) -> String {
+    let arrows = cycle.iter().zip(cycle.iter().cycle().skip(1));
+    let reasons: Vec<&str> = arrows.map(|(from, to)| edges[from][to].as_str()).collect();
+    let names: Vec<String> = cycle.iter().chain(cycle.first()).map(|module| module.join("::")).collect();
+    format!("{} ({})", names.join(" → "), reasons.join(", "))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -310,8 +337,11 @@ mod tests {
             ("b", "fn f() { crate::c::g(); }"),
             ("c", "use super::a::X;"),
         ]);
-        let cycle = cyclic.cycle().expect("a cycle");
-        assert!(cycle.starts_with("a → ") && cycle.ends_with(" → a"), "{cycle}");
+        let cycles = cyclic.cycles();
+        let shortest = "a → c → a (a names c, c names a::X)";
+        assert!(cycles.iter().any(|cycle| cycle == shortest), "{cycles:?}");
+        // The longer one, through b, has other members and is told too.
+        assert_eq!(cycles.len(), 2, "{cycles:?}");
     }
 
     #[test]
@@ -321,7 +351,7 @@ mod tests {
             ("store::disk", "use super::index::Index;"),
             ("store::index", "use crate::store::disk::Disk;"),
         ]);
-        assert!(cyclic.cycle().is_some());
+        assert_eq!(cyclic.cycles().len(), 1);
     }
 
     #[test]
@@ -336,6 +366,6 @@ mod tests {
                  #[cfg(test)]\nmod tests {\n use crate::a::A;\n}\n",
             ),
         ]);
-        assert_eq!(tree.cycle(), None);
+        assert_eq!(tree.cycles(), Vec::<String>::new());
     }
 }

@@ -56,12 +56,15 @@ const TOP: [&str; 9] = [
 const EMPTY_NAMES: [&str; 9] =
     ["util", "utils", "common", "helper", "helpers", "manager", "misc", "shared", "stuff"];
 
-/// About 400 lines of production code is where a file asks to be two; some slack for documentation.
+/// About 400 lines of production code is where a file asks to be two; documentation and blank lines
+/// do not count, and there is some slack.
 const LINES: usize = 450;
 
 /// Files that may be longer, each with its reason.
-const LONG_FILES: [(&str, &str); 1] =
-    [("agent/src/api.rs", "plain data of the whole HTTP interface, mostly documentation")];
+const LONG_FILES: [(&str, &str); 1] = [(
+    "coordinatorless-p2p/src/exchange/driver.rs",
+    "the one task that owns a swarm's sockets, timers and state",
+)];
 
 const CRATES: [&str; 3] = ["coordinatorless-p2p", "agent", "preload-cli"];
 
@@ -84,16 +87,22 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Every production source, relative to the root, with its text.
+/// Every source but those of test modules, relative to the root, with its text.
 fn sources(crates: &[&str]) -> Vec<(PathBuf, String)> {
     let root = workspace_root();
     let files = crates.iter().flat_map(|name| rust_files(&root.join(name).join("src")).expect("readable"));
     files
+        .filter(|file| !is_test_module(file.strip_prefix(root).unwrap_or(file)))
         .map(|file| {
             let text = fs::read_to_string(&file).expect("readable");
             (file.strip_prefix(root).unwrap_or(&file).to_owned(), text)
         })
         .collect()
+}
+
+/// `…/tests.rs`, `…/tests/…` below a `src`; not this crate itself.
+fn is_test_module(path: &Path) -> bool {
+    path.iter().skip_while(|part| *part != "src").any(|part| part == "tests" || part == "tests.rs")
 }
 
 #[test]
@@ -191,7 +200,7 @@ fn no_module_has_a_name_that_says_nothing() {
 fn no_module_takes_part_in_a_cycle() {
     for name in CRATES.iter().chain(&["tests"]) {
         let graph = ModuleGraph::read(&workspace_root().join(name).join("src")).expect("readable");
-        assert_eq!(graph.cycle(), None, "in {name}");
+        assert!(graph.cycles().is_empty(), "in {name}: {:#?}", graph.cycles());
     }
 }
 
@@ -199,9 +208,10 @@ fn no_module_takes_part_in_a_cycle() {
 fn no_file_is_too_long_to_be_one_noun() {
     let exceptions = BTreeMap::from(LONG_FILES);
     for (path, text) in sources(&CRATES) {
-        let lines = production_part(&text).lines().count();
+        let counts = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+        let lines = production_part(&text).lines().filter(counts).count();
         let excepted = exceptions.contains_key(path.to_string_lossy().as_ref());
-        assert!(lines <= LINES || excepted, "{} has {lines} production lines", path.display());
+        assert!(lines <= LINES || excepted, "{} has {lines} lines of production code", path.display());
     }
     for path in exceptions.keys() {
         assert!(workspace_root().join(Path::new(path)).is_file(), "{path} is excepted but not there");

@@ -1,0 +1,279 @@
+//! What may break, and what must hold when it does: crashes, dead origins, frozen peers, wrong input.
+//!
+//! Every test injects its fault in the middle of real work and checks that it hit the middle. The
+//! origin is an nginx behind a relay that counts its bytes and holds it to a rate, so that a transfer
+//! has a middle on any machine. Numbers in comments are those of the promises they test.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use emberline_agent::api::{Phase, PullRequest, PullStatus};
+use emberline_tests::{
+    agent_process::{AgentOptions, AgentProcess},
+    binaries::Binaries,
+    client::{AgentClient, POLL_INTERVAL},
+    cluster::{Cluster, fresh_secret},
+    environment::{Moto, Nginx, S3_KEY, S3_SECRET},
+    model::{LISTING, Model},
+    relay::Relay,
+};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A generated model behind nginx behind a relay.
+struct Site {
+    model: Model,
+    relay: Relay,
+    nginx: Nginx,
+    _dir: TempDir,
+}
+
+impl Site {
+    /// About `mib` MiB that take about `seconds` to leave the origin once.
+    async fn start(mib: u64, seconds: u64) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = dir.path().to_owned();
+        let (model, nginx) = tokio::task::spawn_blocking(move || {
+            let model = Model::generate(&root, mib << 20, 11).expect("a model");
+            (model, Nginx::start(&root, "").expect("nginx"))
+        })
+        .await
+        .expect("no panic");
+        let upstream = nginx.url().trim_start_matches("http://").parse().expect("an address");
+        let relay = Relay::start(upstream, Some(model.bytes() / seconds)).await.expect("a relay");
+        Self { model, relay, nginx, _dir: dir }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}/", self.relay.url())
+    }
+
+    fn ratio(&self) -> f64 {
+        self.relay.delivered() as f64 / self.model.bytes() as f64
+    }
+
+    async fn pull(&self, agent: &AgentProcess) -> PullStatus {
+        agent.client().pull(&self.reference(), PATIENCE).await.expect("pulled")
+    }
+
+    fn is_whole(&self, status: &PullStatus) {
+        let path = status.path.as_deref().expect("a complete pull has a path");
+        self.model.check_copy(path).expect("an exact copy");
+    }
+
+    /// Starts a pull and waits until `share` of it is done.
+    async fn pull_until(&self, client: &AgentClient, share: f64) -> PullStatus {
+        let request = PullRequest { reference: self.reference(), ..PullRequest::default() };
+        let started = client.start_pull(&request).await.expect("started");
+        let enough = |status: &PullStatus| {
+            status.total_bytes > 0 && status.done_bytes as f64 >= share * status.total_bytes as f64
+        };
+        let status = client.watch_pull(&started.id, PATIENCE, enough).await.expect("alive");
+        assert!(!status.phase.is_over(), "the pull was over before the fault: {status:?}");
+        status
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_resumes_where_it_was() {
+    let site = Site::start(256, 8).await;
+    let mut cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &mut cluster.agents_mut()[0];
+    let before = site.pull_until(agent.client(), 0.5).await;
+    agent.kill().expect("killed");
+    agent.restart().await.expect("restarted");
+    let after = site.pull(agent).await;
+    site.is_whole(&after);
+    // At most 5 % of the model is fetched a second time.
+    let total = site.model.bytes();
+    let needed = total - before.done_bytes;
+    assert!(
+        after.sources.origin <= needed + total / 20,
+        "{} fetched for {needed}: {after:?}",
+        after.sources.origin
+    );
+    assert!(after.sources.reused >= total / 2 - total / 20, "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_half_of_the_nodes_die_the_rest_complete() {
+    let site = Site::start(64, 8).await;
+    let mut cluster = Cluster::start(4).await.expect("a cluster");
+    let clients: Vec<AgentClient> = cluster.agents().iter().map(|agent| agent.client().clone()).collect();
+    let started = clients.iter().map(|client| site.pull_until(client, 0.25));
+    let statuses = futures::future::join_all(started).await;
+    for victim in &mut cluster.agents_mut()[2..] {
+        victim.kill().expect("killed");
+    }
+    for (client, status) in clients.iter().zip(&statuses).take(2) {
+        let ended = client.watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+        assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+        site.is_whole(&ended);
+    }
+    assert!(site.ratio() <= 2.0, "the origin gave {:.2} × the model", site.ratio());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_model_outlives_its_origin() {
+    let site = Site::start(16, 1).await;
+    let cluster = Cluster::start(2).await.expect("a cluster");
+    let [first, second] = cluster.agents() else { panic!("two agents") };
+    site.is_whole(&site.pull(first).await);
+    site.relay.go_dark().await;
+    let delivered = site.relay.delivered();
+
+    let again = site.pull(first).await;
+    site.is_whole(&again);
+    // A listing cached moments ago is still fresh; what was not asked for cannot be stale.
+    assert_eq!((again.sources.origin, again.sources.peers), (0, 0), "{again:?}");
+    let from_neighbour = site.pull(second).await;
+    site.is_whole(&from_neighbour);
+    assert_eq!(from_neighbour.sources.origin, 0, "{from_neighbour:?}");
+    assert_eq!(site.relay.delivered(), delivered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_whose_origin_died_before_a_restart_is_served_and_marked_stale() {
+    let site = Site::start(16, 1).await;
+    let mut cluster = Cluster::start(1).await.expect("an agent");
+    site.is_whole(&site.pull(&cluster.agents()[0]).await);
+    site.relay.go_dark().await;
+    let agent = &mut cluster.agents_mut()[0];
+    agent.kill().expect("killed");
+    agent.restart().await.expect("restarted");
+    let status = site.pull(agent).await;
+    site.is_whole(&status);
+    assert!(status.stale, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_peer_does_not_hold_up_the_others() {
+    let site = Site::start(64, 8).await;
+    let cluster = Cluster::start(4).await.expect("a cluster");
+    let started = cluster.agents().iter().map(|agent| site.pull_until(agent.client(), 0.3));
+    let statuses = futures::future::join_all(started).await;
+    let frozen = &cluster.agents()[3];
+    frozen.freeze().expect("frozen");
+    for (agent, status) in cluster.agents().iter().zip(&statuses).take(3) {
+        let ended = agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+        assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+        site.is_whole(&ended);
+    }
+    frozen.thaw().expect("thawed");
+    let ended = frozen.client().watch_pull(&statuses[3].id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+    assert!(site.ratio() <= 2.0, "the origin gave {:.2} × the model", site.ratio());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_herd_costs_the_origin_one_model_and_one_listing() {
+    let site = Site::start(32, 4).await;
+    let cluster = Cluster::start(8).await.expect("a cluster");
+    let pulls = cluster.agents().iter().map(|agent| site.pull(agent));
+    for status in futures::future::join_all(pulls).await {
+        site.is_whole(&status);
+    }
+    assert!(site.ratio() <= 1.05, "the origin gave {:.3} × the model", site.ratio());
+    let log = site.nginx.access_log();
+    let listings = log.lines().filter(|line| line.contains("GET") && line.contains(LISTING)).count();
+    assert_eq!(listings, 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_foreign_secret_stays_outside_and_is_told_why() {
+    let cluster = Cluster::start(2).await.expect("a cluster");
+    let home = tempfile::tempdir().expect("temporary directory");
+    let secret_file = home.path().join("secret");
+    fresh_secret(&secret_file).expect("written");
+    let mut options = AgentOptions::new("stranger");
+    options.secret_file = Some(secret_file);
+    options.seeds = cluster.agents().iter().map(AgentProcess::quic).collect();
+    let stranger = AgentProcess::start(&home.path().join("data"), options).await.expect("an agent");
+
+    let start = Instant::now();
+    let told = |log: String| log.contains("another cluster") || log.contains("secret or authority");
+    while !told(stranger.log()) {
+        assert!(start.elapsed() < Duration::from_secs(30), "nobody says why:\n{}", stranger.log());
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    cluster.wait_formed(2).await.expect("the cluster is as it was");
+    assert_eq!(stranger.client().members().await.expect("alive").len(), 1);
+}
+
+fn preload(env: &[(&str, &str)], args: &[&str]) -> Output {
+    Command::new(Binaries::locate().expect("the programs").preload)
+        .args(args)
+        .env_remove("EMBERLINE_AGENT")
+        .envs(env.iter().copied())
+        .output()
+        .expect("preload starts")
+}
+
+/// Bad input ends with the exit code of its kind and a sentence that names the thing.
+fn ends_with(output: &Output, code: i32, named: &str) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.contains(named), "{named} is not named in: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_ends_with_a_sentence_and_the_exit_code_of_its_kind() {
+    let moto = tokio::task::spawn_blocking(|| {
+        let empty = tempfile::tempdir().expect("temporary directory");
+        let moto = Moto::start().expect("moto");
+        moto.upload("models", empty.path(), "").expect("a bucket");
+        moto
+    })
+    .await
+    .expect("no panic");
+    let mut cluster = Cluster::empty().expect("a secret");
+    let url = moto.url();
+    let agent = cluster
+        .join(|options| {
+            options.env = [
+                ("AWS_ENDPOINT_URL", url.as_str()),
+                ("AWS_REGION", "us-east-1"),
+                ("AWS_ACCESS_KEY_ID", S3_KEY),
+                ("AWS_SECRET_ACCESS_KEY", S3_SECRET),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec();
+        })
+        .await
+        .expect("an agent");
+    let here = [("EMBERLINE_AGENT", agent.client().base())];
+    let missing = agent.data_dir().join("no-such-model").display().to_string();
+    ends_with(&preload(&here, &["pull", "s4://bucket/model"]), 2, "s4");
+    ends_with(&preload(&here, &["pull", "s3://no-such-bucket/model"]), 3, "no-such-bucket");
+    ends_with(&preload(&here, &["pull", "s3://models/no-such-model"]), 3, "no-such-model");
+    ends_with(&preload(&here, &["pull", &missing]), 3, "no-such-model");
+    ends_with(&preload(&here, &["path", "s3://models/never-pulled"]), 3, "never-pulled");
+    // Port 9 of loopback: nobody listens there.
+    ends_with(&preload(&[("EMBERLINE_AGENT", "http://127.0.0.1:9")], &["members"]), 5, "127.0.0.1:9");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_token_is_refused_and_named() {
+    let mut cluster = Cluster::empty().expect("a secret");
+    let [right, wrong] = ["right", "wrong"].map(|name| cluster.home().join(name));
+    fresh_secret(&right).expect("written");
+    fresh_secret(&wrong).expect("written");
+    let token_file = right.display().to_string();
+    let agent = cluster
+        .join(|options| options.env.push(("EMBERLINE_HTTP__TOKEN_FILE".to_owned(), token_file)))
+        .await
+        .expect("an agent");
+    let with = |token: &Path| {
+        let token = token.display().to_string();
+        preload(&[("EMBERLINE_AGENT", agent.client().base()), ("EMBERLINE_TOKEN_FILE", &token)], &["members"])
+    };
+    assert!(with(&right).status.success());
+    ends_with(&with(&wrong), 4, "token");
+    ends_with(&preload(&[("EMBERLINE_AGENT", agent.client().base())], &["members"]), 4, "token");
+}
