@@ -73,6 +73,7 @@ impl AgentClient {
     /// # Errors
     /// `Unavailable` when the HTTP client cannot be built.
     pub fn new(addr: SocketAddr, namespace: Option<Namespace>) -> Result<Self> {
+        coordinatorless_p2p::identity::install_crypto_provider();
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(Duration::from_secs(60))

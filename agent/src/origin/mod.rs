@@ -112,8 +112,7 @@ impl Origins {
     /// `Invalid` for settings that contradict each other.
     pub fn new(config: OriginsConfig) -> Result<Self> {
         config.validate()?;
-        // Whoever came first chose a provider already; either serves.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        coordinatorless_p2p::identity::install_crypto_provider();
         Ok(Self {
             inner: Arc::new(Inner {
                 allow: guard::AllowList::new(&config.allow),

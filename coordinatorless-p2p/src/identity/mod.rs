@@ -362,3 +362,9 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>>
 
 #[cfg(test)]
 mod tests;
+
+/// Makes `ring` the process's TLS provider, for every client that does not bring its own. Whoever came
+/// first has chosen already; either serves.
+pub fn install_crypto_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -62,6 +62,7 @@ impl Client {
             return Err(wrong("is no http:// or https:// URL with a host"));
         }
         // Agents are neighbours: a proxy for the outside world is not on the way to them.
+        coordinatorless_p2p::identity::install_crypto_provider();
         let mut http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
         if base.scheme() == "http" {
             // Spares reading the system's certificates, which takes longer than most answers.
