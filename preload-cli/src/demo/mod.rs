@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 use self::{
     node::Node,
     origin::OriginServer,
-    proof::{Digests, Proof},
+    proof::{Digests, Proof, Verdict},
     report::{CountedBy, NodeReport, Report},
     stage::Stage,
 };
@@ -125,13 +125,7 @@ impl Demo {
 
         output.note("hashing every file on every node again");
         let proof = Proof::new(&subject.expected, &pulled).await?;
-        let verdicts = proof.check(&pulled).await?;
-        let herd: Vec<NodeReport> = nodes
-            .iter()
-            .zip(&pulled)
-            .zip(verdicts)
-            .map(|((node, pulled), verdict)| NodeReport::new(&node.name, pulled, verdict))
-            .collect();
+        let herd = reports(&nodes, &pulled, proof.check(&pulled).await?);
 
         let killed = nodes.remove(0);
         let killed_name = killed.name.clone();
@@ -139,19 +133,15 @@ impl Demo {
             "kill -9 {killed_name}, by which the others had joined; one more node comes late"
         ));
         killed.kill().await?;
-        let late = self.start_late_joiner(stage, &nodes).await?;
-        let late = [late];
-        let late_pulled = self.pull(context, &subject, &late).await?;
+        let late = [self.start_late_joiner(stage, &nodes).await?];
+        let pulled = self.pull(context, &subject, &late).await?;
         let late_origin_bytes = match &subject.origin {
             Some(origin) => origin.body_bytes().saturating_sub(origin_bytes),
-            None => late_pulled[0].status.sources.origin,
+            None => subject.origin_bytes(&pulled),
         };
-        let verdicts = proof.check(&late_pulled).await?;
-        let late = late.iter().zip(&late_pulled).zip(verdicts);
-        let late = late.map(|((node, pulled), verdict)| NodeReport::new(&node.name, pulled, verdict)).next();
+        let late = reports(&late, &pulled, proof.check(&pulled).await?).pop();
         let late = late.ok_or_else(|| Failure::internal("the late joiner has no report"))?;
 
-        let verified = proof.is_complete() && herd.iter().chain([&late]).all(|node| node.verified);
         Ok(Report {
             nodes: herd.len(),
             model_bytes: subject.bytes,
@@ -159,16 +149,12 @@ impl Demo {
             origin_ratio: origin_bytes as f64 / subject.bytes.max(1) as f64,
             peer_bytes: herd.iter().map(|node| node.peer_bytes).sum(),
             seconds,
-            verified,
+            verified: proof.is_complete() && herd.iter().chain([&late]).all(|node| node.verified),
             late_joiner_origin_bytes: late_origin_bytes,
             late_joiner_peer_bytes: late.peer_bytes,
             late_joiner_seconds: late.seconds,
             origin_requests: subject.origin.as_ref().map(OriginServer::requests),
-            origin_bytes_counted_by: if subject.origin.is_some() {
-                CountedBy::Origin
-            } else {
-                CountedBy::Agents
-            },
+            origin_bytes_counted_by: subject.counted_by(),
             verified_against: proof.against(),
             reference: subject.reference.clone(),
             killed: killed_name,
@@ -281,6 +267,15 @@ impl Subject {
             None => pulled.iter().map(|p| p.status.sources.origin).sum(),
         }
     }
+
+    fn counted_by(&self) -> CountedBy {
+        if self.origin.is_some() { CountedBy::Origin } else { CountedBy::Agents }
+    }
+}
+
+fn reports(nodes: &[Node], pulled: &[Pulled], verdicts: Vec<Verdict>) -> Vec<NodeReport> {
+    let parts = nodes.iter().zip(pulled).zip(verdicts);
+    parts.map(|((node, pulled), verdict)| NodeReport::new(&node.name, pulled, verdict)).collect()
 }
 
 /// Runs work that blocks where it blocks nobody.
