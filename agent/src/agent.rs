@@ -13,9 +13,13 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ChunkSet, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey, SwarmId,
+    ChunkSet, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey,
+    SwarmId,
     cluster::{Cluster, ClusterConfig, Observer, Parts},
-    transport::{Transport, quic::{QuicConfig, QuicTransport}},
+    transport::{
+        Transport,
+        quic::{QuicConfig, QuicTransport},
+    },
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -104,8 +108,11 @@ impl Agent {
         tracing::info!(node = %me.id, name = %me.name, addr = %me.addr, zone = %me.zone, "this node");
         let transport: Arc<dyn Transport> = transport;
         let seeds = config.cluster.seeds.clone();
-        let membership =
-            Membership::start(transport.clone(), me, MembershipConfig { seeds, ..MembershipConfig::default() })?;
+        let membership = Membership::start(
+            transport.clone(),
+            me,
+            MembershipConfig { seeds, ..MembershipConfig::default() },
+        )?;
         let inner = Arc::new_cyclic(|weak| {
             let parts = Parts {
                 transport,
@@ -229,7 +236,10 @@ impl Agent {
         match info.path {
             Some(path) if info.complete => Ok(PathAnswer { reference: named.to_owned(), path }),
             _ => {
-                let text = format!("{named} is not whole yet: {} of {} bytes are here", info.done_bytes, info.total_bytes);
+                let text = format!(
+                    "{named} is not whole yet: {} of {} bytes are here",
+                    info.done_bytes, info.total_bytes
+                );
                 Err(Error::new(ErrorKind::Unavailable { retry_after: Some(Duration::from_secs(5)) }, text))
             }
         }
@@ -279,8 +289,12 @@ impl Agent {
             let mut wanted = ChunkSet::new(blueprint.chunk_count());
             let mut files = Vec::new();
             for chunk in &report.corrupt {
-                let Some(file) = blueprint.files.iter().position(|f| f.path.as_str() == chunk.path) else { continue };
-                for c in blueprint.chunks_overlapping(file, chunk.offset..chunk.offset + u64::from(chunk.bytes)) {
+                let Some(file) = blueprint.files.iter().position(|f| f.path.as_str() == chunk.path) else {
+                    continue;
+                };
+                for c in
+                    blueprint.chunks_overlapping(file, chunk.offset..chunk.offset + u64::from(chunk.bytes))
+                {
                     wanted.insert(c);
                 }
                 files.push(file);
@@ -437,7 +451,9 @@ fn describe(settings: &ClusterSettings, id: NodeId, bound: SocketAddr) -> Result
     let addr = match settings.advertise {
         Some(addr) if addr.port() == 0 => SocketAddr::new(addr.ip(), bound.port()),
         Some(addr) => addr,
-        None if bound.ip().is_unspecified() => SocketAddr::new(outward_ip(bound, &settings.seeds)?, bound.port()),
+        None if bound.ip().is_unspecified() => {
+            SocketAddr::new(outward_ip(bound, &settings.seeds)?, bound.port())
+        }
         None => bound,
     };
     let generation =

@@ -147,7 +147,8 @@ async fn reuse(
     let inventory = agent.store.inventory(lease.swarm)?;
     let lens = resolved.blueprint.chunk_lens();
     let chunks = wanted_chunks(&resolved.blueprint, wanted);
-    let mut reused: u64 = chunks.iter().filter(|&c| inventory.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
+    let mut reused: u64 =
+        chunks.iter().filter(|&c| inventory.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
     report.reused(reused);
     for index in chunks.iter().filter(|&c| !inventory.held.contains(c)) {
         if let Some(hash) = inventory.hashes[index as usize]
@@ -182,8 +183,10 @@ async fn fetch(
     let source = match reference {
         Reference::Ember(_) => None,
         _ if resolved.stale => None,
-        _ => Some(Arc::new(OriginSpans { origin: agent.origins.open(reference)?, blueprint: blueprint.clone() })
-            as Arc<dyn SpanSource>),
+        _ => Some(Arc::new(OriginSpans {
+            origin: agent.origins.open(reference)?,
+            blueprint: blueprint.clone(),
+        }) as Arc<dyn SpanSource>),
     };
     let spec = spec_of(lease.swarm, blueprint);
     let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
@@ -266,7 +269,9 @@ async fn expose(
     if let Some(to) = request.to.clone() {
         let files = opened.clone();
         let placed = tokio::task::spawn_blocking(move || paths::place(&files, &to)).await;
-        placed.unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e)))?;
+        placed.unwrap_or_else(|e| {
+            Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e))
+        })?;
     }
     if request.prefault {
         let files: Vec<_> = opened.into_iter().map(|(_, file)| file).collect();
@@ -404,10 +409,9 @@ pub(crate) fn sources_since(before: &Progress, now: &Progress) -> Sources {
 /// # Errors
 /// As [`bring`].
 pub(crate) async fn refetch(agent: &Arc<Inner>, lease: &Lease, chunks: ChunkSet) -> Result<()> {
-    let blueprint = agent
-        .store
-        .blueprint(lease.swarm)
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("artifact {} is gone", lease.swarm.short())))?;
+    let blueprint = agent.store.blueprint(lease.swarm).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("artifact {} is gone", lease.swarm.short()))
+    })?;
     let hashes: Option<Vec<ChunkHash>> = agent.store.inventory(lease.swarm)?.hashes.into_iter().collect();
     let source = match blueprint.reference.parse::<Reference>() {
         Ok(reference @ (Reference::Ember(_) | Reference::Hdfs(_))) => {

@@ -39,11 +39,13 @@ pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Pla
         .inventory(swarm)
         .unwrap_or_else(|_| Inventory { held: ChunkSet::new(count), hashes: vec![None; count as usize] });
     let participants = agent.cluster.participants(swarm).await;
-    let questions = participants.iter().take(ASKED_MAX).map(|id| {
-        agent.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE)
-    });
+    let questions = participants
+        .iter()
+        .take(ASKED_MAX)
+        .map(|id| agent.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE));
     let answers: Vec<_> = futures::future::join_all(questions).await.into_iter().flatten().collect();
-    let held_by_peer = |c: u32| answers.iter().any(|bits| bits.get(c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0));
+    let held_by_peer =
+        |c: u32| answers.iter().any(|bits| bits.get(c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0));
 
     let lens = blueprint.chunk_lens();
     let mut plan = Plan {
@@ -78,7 +80,11 @@ pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Pla
         }
     }
     for &file in &wanted {
-        let local = blueprint.chunks_of(file).filter(|&c| here.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
+        let local = blueprint
+            .chunks_of(file)
+            .filter(|&c| here.held.contains(c))
+            .map(|c| u64::from(lens[c as usize]))
+            .sum();
         let f = &blueprint.files[file];
         plan.files.push(PlannedFile { path: f.path.to_string(), bytes: f.size, local_bytes: local });
     }

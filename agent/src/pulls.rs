@@ -17,8 +17,7 @@ use crate::{
     agent::Inner,
     api::{Phase, Problem, PullRequest, PullStatus, Sources},
     error::{Error, ErrorKind, Result},
-    fetch,
-    metrics,
+    fetch, metrics,
     resolve::Resolved,
     store::{Published, WantedFiles},
 };
@@ -60,7 +59,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pulls {
     /// Starts a pull, or joins the one under way for the same request.
-    pub(crate) fn start(&self, agent: &Arc<Inner>, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
+    pub(crate) fn start(
+        &self,
+        agent: &Arc<Inner>,
+        request: PullRequest,
+    ) -> Result<watch::Receiver<PullStatus>> {
         let mut jobs = lock(&self.jobs);
         let running = |job: &&Job| !job.status.borrow().phase.is_over();
         if let Some(job) = jobs.values().filter(running).find(|j| j.request == request) {
@@ -348,5 +351,6 @@ fn pace(s: &mut PullStatus, state: &mut ReporterState) {
         if s.bytes_per_second == 0.0 { rate } else { s.bytes_per_second * (1.0 - weight) + rate * weight };
     (state.rate_at, state.rate_bytes) = (Instant::now(), s.done_bytes);
     let left = (s.total_bytes - s.done_bytes) as f64;
-    s.eta_seconds = (s.phase == Phase::Fetching && s.bytes_per_second > 1.0).then(|| left / s.bytes_per_second);
+    s.eta_seconds =
+        (s.phase == Phase::Fetching && s.bytes_per_second > 1.0).then(|| left / s.bytes_per_second);
 }

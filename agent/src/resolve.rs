@@ -75,7 +75,8 @@ impl Resolver {
         let name = reference.to_string();
         // A path of this machine means something else on another.
         let local = matches!(reference, Reference::File(_));
-        let resolved = if local { self.list(reference).await } else { self.ask_homes(reference, &name).await };
+        let resolved =
+            if local { self.list(reference).await } else { self.ask_homes(reference, &name).await };
         match resolved {
             Ok(blueprint) => {
                 let manifest = self.store.manifest(blueprint.swarm_id());

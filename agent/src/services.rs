@@ -99,7 +99,8 @@ fn text(body: &[u8]) -> Result<&str> {
 }
 
 fn hash(body: &[u8]) -> Result<[u8; 32]> {
-    body.try_into().map_err(|_| Error::new(ErrorKind::Invalid, format!("a hash has 32 bytes, not {}", body.len())))
+    body.try_into()
+        .map_err(|_| Error::new(ErrorKind::Invalid, format!("a hash has 32 bytes, not {}", body.len())))
 }
 
 /// The agent as the cluster sees it. Holds it weakly: the agent owns the cluster.
@@ -107,7 +108,9 @@ pub(crate) struct AgentHost(pub(crate) std::sync::Weak<Inner>, pub(crate) crate:
 
 impl AgentHost {
     fn agent(&self) -> Result<Arc<Inner>> {
-        self.0.upgrade().ok_or_else(|| Error::new(ErrorKind::UNAVAILABLE, "this node is starting or stopping"))
+        self.0
+            .upgrade()
+            .ok_or_else(|| Error::new(ErrorKind::UNAVAILABLE, "this node is starting or stopping"))
     }
 }
 
@@ -134,7 +137,8 @@ impl Host for AgentHost {
             Service::Manifest => {
                 let wanted = ChunkHash(hash(&body)?);
                 let manifest = self.1.find(&wanted.to_string()).and_then(|s| self.1.manifest(s));
-                let missing = || Error::new(ErrorKind::NotFound, format!("manifest {} is not here", wanted.short()));
+                let missing =
+                    || Error::new(ErrorKind::NotFound, format!("manifest {} is not here", wanted.short()));
                 Ok(manifest.ok_or_else(missing)?.encode().into())
             }
             Service::Presence => {

@@ -15,7 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agent::Inner,
-    api::{JobState, Phase, Problem, PullRequest, PullStatus, ScaleHook, Selector, WarmNode, WarmRequest, WarmStatus},
+    api::{
+        JobState, Phase, Problem, PullRequest, PullStatus, ScaleHook, Selector, WarmNode, WarmRequest,
+        WarmStatus,
+    },
     error::{Error, ErrorKind, Result},
     reference::Reference,
     services::{Service, from_json, refuse_local, to_json},
@@ -47,7 +50,11 @@ impl Warms {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn start(&self, agent: &Arc<Inner>, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+    pub(crate) fn start(
+        &self,
+        agent: &Arc<Inner>,
+        request: WarmRequest,
+    ) -> Result<watch::Receiver<WarmStatus>> {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
         crate::origin::Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
@@ -62,7 +69,10 @@ impl Warms {
             jobs.retain(|_, j| j.status.borrow().state == JobState::Running);
         }
         if jobs.len() >= JOBS_MAX {
-            return Err(Error::new(ErrorKind::UNAVAILABLE, format!("{JOBS_MAX} warm-ups are under way already")));
+            return Err(Error::new(
+                ErrorKind::UNAVAILABLE,
+                format!("{JOBS_MAX} warm-ups are under way already"),
+            ));
         }
         let number = jobs.last_key_value().map_or(1, |(n, _)| n + 1);
         let (status, follow) = watch::channel(WarmStatus {
@@ -168,7 +178,8 @@ fn choose(agent: &Inner, selector: &Selector, reference: &Reference) -> Result<V
 }
 
 fn by_name(live: &[Node], text: &str) -> Result<Node> {
-    let mut found = live.iter().filter(|n| n.name == text || (text.len() >= 4 && n.id.to_string().starts_with(text)));
+    let mut found =
+        live.iter().filter(|n| n.name == text || (text.len() >= 4 && n.id.to_string().starts_with(text)));
     match (found.next(), found.next()) {
         (Some(node), None) => Ok(node.clone()),
         (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no live member is called {text:?}"))),
@@ -233,7 +244,10 @@ async fn run(
             s.state = JobState::Cancelled;
         } else {
             s.state = JobState::Failed;
-            let first = s.nodes.iter().find_map(|n| n.error.as_ref().map(|e| format!(" ({}: {})", n.name, e.message)));
+            let first = s
+                .nodes
+                .iter()
+                .find_map(|n| n.error.as_ref().map(|e| format!(" ({}: {})", n.name, e.message)));
             let text = format!("{} of {} nodes are ready{}", s.ready, s.min_ready, first.unwrap_or_default());
             s.error = Some(Problem::from(&Error::new(ErrorKind::UNAVAILABLE, text)));
         }

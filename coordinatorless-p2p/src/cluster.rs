@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -297,7 +298,13 @@ impl Cluster {
 
     /// Participants of a swarm as its homes know them, without this node.
     pub async fn participants(&self, swarm: SwarmId) -> Vec<NodeId> {
-        self.ask_homes(&[swarm], None).await.remove(&swarm).unwrap_or_default()
+        // Only asking must not end a participation: it goes out as a renewal if there is one.
+        let joins = lock(&self.inner.swarms).contains_key(&swarm);
+        let mut all = Vec::new();
+        self.ask_homes(&[swarm], joins, |_, participants| all.extend(participants)).await;
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Calls a service of another node. Cancel-safe.
@@ -306,9 +313,9 @@ impl Cluster {
     /// What the other said; `Timeout`; `NotFound` when it is not a member.
     pub async fn call(&self, node: NodeId, service: u16, body: &[u8], deadline: Duration) -> Result<Bytes> {
         let shared = &self.inner.shared;
-        let peer = shared
-            .peer(node)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("node {} is not a live member", node.short())))?;
+        let peer = shared.peer(node).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("node {} is not a live member", node.short()))
+        })?;
         call::call(&*shared.transport, peer, service, body, deadline).await
     }
 
@@ -338,7 +345,10 @@ impl Cluster {
             return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
         }
         if spec.chunk_bytes.iter().any(|b| *b == 0 || *b > MAX_CHUNK_BYTES) {
-            return Err(Error::new(ErrorKind::Invalid, format!("swarm {} has chunks of a wrong size", spec.id.short())));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("swarm {} has chunks of a wrong size", spec.id.short()),
+            ));
         }
         let inventory = self.inner.shared.store.inventory(spec.id)?;
         let (control, orders) = mpsc::unbounded_channel();
@@ -408,7 +418,10 @@ impl Cluster {
     fn meet_here(&self, from: NodeId, body: &[u8]) -> Result<Bytes> {
         let meet: Meet = wire::parse(body)?;
         if meet.swarms.len() > MEET_SWARMS_MAX {
-            return Err(Error::new(ErrorKind::Invalid, format!("{} swarms in one question", meet.swarms.len())));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{} swarms in one question", meet.swarms.len()),
+            ));
         }
         let now = self.inner.shared.began.elapsed();
         let mut place = lock(&self.inner.meeting);
@@ -417,17 +430,24 @@ impl Cluster {
         encode(&Met { participants })
     }
 
-    /// Tells the homes of `swarms` that this node takes part (or left) and passes on who else does.
+    /// Tells the homes of `swarms` that this node takes part (or left) and passes on who else does,
+    /// each answer as it comes: a home that just died holds nobody up.
     async fn meet(&self, swarms: &[SwarmId], joins: bool) {
-        for (swarm, participants) in self.ask_homes(swarms, Some(joins)).await {
+        self.ask_homes(swarms, joins, |swarm, participants| {
             if joins && let Some(running) = lock(&self.inner.swarms).get(&swarm) {
                 let _ = running.control.send(Control::Participants(participants));
             }
-        }
+        })
+        .await;
     }
 
-    /// Asks the homes of each swarm who takes part; `None` only asks and says nothing of itself.
-    async fn ask_homes(&self, swarms: &[SwarmId], joins: Option<bool>) -> HashMap<SwarmId, Vec<NodeId>> {
+    /// Asks the homes of each swarm who takes part; `heard` is called for every answer.
+    async fn ask_homes(
+        &self,
+        swarms: &[SwarmId],
+        joins: bool,
+        mut heard: impl FnMut(SwarmId, Vec<NodeId>) + Send,
+    ) {
         let me = self.id();
         let mut by_home: HashMap<NodeId, Vec<SwarmId>> = HashMap::new();
         for swarm in swarms {
@@ -436,38 +456,32 @@ impl Cluster {
             }
         }
         let deadline = self.inner.shared.config.meet_deadline;
-        let questions = by_home.into_iter().flat_map(|(home, swarms)| {
-            swarms.chunks(MEET_SWARMS_MAX).map(|part| (home, part.to_vec())).collect::<Vec<_>>()
-        });
-        let asked = questions.map(|(home, swarms)| async move {
-            // Only asking must not end a participation: it goes out as a renewal if there is one.
-            let joins = joins.unwrap_or_else(|| swarms.iter().all(|s| lock(&self.inner.swarms).contains_key(s)));
-            let body = encode(&Meet { swarms: swarms.clone(), joins })?;
-            let answer = if home == me {
-                self.meet_here(me, &body)?
-            } else {
-                self.call(home, MEET_SERVICE, &body, deadline).await?
-            };
-            let met: Met = wire::parse(&answer)?;
-            Ok::<_, Error>(swarms.into_iter().zip(met.participants).collect::<Vec<_>>())
-        });
-        let mut all: HashMap<SwarmId, Vec<NodeId>> = HashMap::new();
-        for answer in futures::future::join_all(asked).await {
+        let mut asked: futures::stream::FuturesUnordered<_> = by_home
+            .into_iter()
+            .flat_map(|(home, swarms)| {
+                swarms.chunks(MEET_SWARMS_MAX).map(|part| (home, part.to_vec())).collect::<Vec<_>>()
+            })
+            .map(|(home, swarms)| async move {
+                let body = encode(&Meet { swarms: swarms.clone(), joins })?;
+                let answer = if home == me {
+                    self.meet_here(me, &body)?
+                } else {
+                    self.call(home, MEET_SERVICE, &body, deadline).await?
+                };
+                let met: Met = wire::parse(&answer)?;
+                Ok::<_, Error>((home, swarms.into_iter().zip(met.participants).collect::<Vec<_>>()))
+            })
+            .collect();
+        while let Some(answer) = asked.next().await {
             match answer {
-                Ok(pairs) => {
+                Ok((_, pairs)) => {
                     for (swarm, participants) in pairs {
-                        let known = all.entry(swarm).or_default();
-                        for id in participants {
-                            if id != me && !known.contains(&id) {
-                                known.push(id);
-                            }
-                        }
+                        heard(swarm, participants.into_iter().filter(|id| *id != me).collect());
                     }
                 }
                 Err(e) => tracing::debug!(error = %e, "a home did not answer"),
             }
         }
-        all
     }
 
     async fn watch_members(self) {

@@ -28,7 +28,14 @@ pub struct MeetingPlace {
 impl MeetingPlace {
     /// `who` takes part in `swarm` (or leaves); answers with the others at most `limit` of them,
     /// those after `who` on the ring of ids first, so that answers differ between askers.
-    pub fn meet(&mut self, now: Duration, who: NodeId, swarm: SwarmId, joins: bool, limit: usize) -> Vec<NodeId> {
+    pub fn meet(
+        &mut self,
+        now: Duration,
+        who: NodeId,
+        swarm: SwarmId,
+        joins: bool,
+        limit: usize,
+    ) -> Vec<NodeId> {
         let fresh = |at: &Duration| now.saturating_sub(*at) < FADES_AFTER;
         if !self.swarms.contains_key(&swarm) {
             if !joins {
@@ -43,8 +50,11 @@ impl MeetingPlace {
         }
         let participants = self.swarms.entry(swarm).or_default();
         participants.retain(|_, at| fresh(at));
-        let others =
-            participants.range(who..).chain(participants.range(..who)).map(|(id, _)| *id).filter(|id| *id != who);
+        let others = participants
+            .range(who..)
+            .chain(participants.range(..who))
+            .map(|(id, _)| *id)
+            .filter(|id| *id != who);
         let others = others.take(limit).collect();
         if !joins {
             participants.remove(&who);

@@ -171,8 +171,9 @@ where
 {
     let mut aligned: AlignedVec = AlignedVec::with_capacity(body.len());
     aligned.extend_from_slice(body);
-    rkyv::from_bytes::<T, rancor::Error>(&aligned)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("frame of {} bytes is malformed", body.len()), e))
+    rkyv::from_bytes::<T, rancor::Error>(&aligned).map_err(|e| {
+        Error::with_source(ErrorKind::Invalid, format!("frame of {} bytes is malformed", body.len()), e)
+    })
 }
 
 /// An error's kind as a byte.
@@ -200,7 +201,8 @@ pub fn kind_of(code: u8, retry_after_ms: u32) -> ErrorKind {
         7 => ErrorKind::Full,
         8 => ErrorKind::Cancelled,
         _ => ErrorKind::Unavailable {
-            retry_after: (retry_after_ms > 0).then(|| std::time::Duration::from_millis(retry_after_ms.into())),
+            retry_after: (retry_after_ms > 0)
+                .then(|| std::time::Duration::from_millis(retry_after_ms.into())),
         },
     }
 }

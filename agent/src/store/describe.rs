@@ -8,12 +8,7 @@ use std::{
 
 use coordinatorless_p2p::{ChunkHash, SwarmId};
 
-use super::{
-    Lease,
-    artifact::Artifact,
-    resident::resident_bytes,
-    shelf::Shelf,
-};
+use super::{Lease, artifact::Artifact, resident::resident_bytes, shelf::Shelf};
 use crate::{
     api::ArtifactInfo,
     error::{Error, ErrorKind, IoContext, Result},

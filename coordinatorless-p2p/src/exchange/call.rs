@@ -42,7 +42,11 @@ pub(crate) async fn call(
 }
 
 /// Sends the answer to a call.
-pub(crate) async fn answer(mut send: Box<dyn SendStream>, result: Result<Bytes>, stall: Duration) -> Result<()> {
+pub(crate) async fn answer(
+    mut send: Box<dyn SendStream>,
+    result: Result<Bytes>,
+    stall: Duration,
+) -> Result<()> {
     send.set_priority(1);
     match result {
         Ok(body) => {

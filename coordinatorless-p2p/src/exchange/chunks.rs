@@ -72,7 +72,12 @@ impl ChunkServer {
     }
 
     /// Answers one request.
-    pub(crate) async fn answer(&self, swarm: SwarmId, index: u32, mut send: Box<dyn SendStream>) -> Result<()> {
+    pub(crate) async fn answer(
+        &self,
+        swarm: SwarmId,
+        index: u32,
+        mut send: Box<dyn SendStream>,
+    ) -> Result<()> {
         let Ok(_place) = self.places.try_acquire() else {
             return self.say(&mut *send, ChunkReply::Busy).await;
         };

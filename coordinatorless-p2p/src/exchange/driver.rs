@@ -118,7 +118,12 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Arc<Shared>, spec: SwarmSpec, inventory: Inventory, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        spec: SwarmSpec,
+        inventory: Inventory,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         let count = spec.chunk_bytes.len() as u32;
         let began = Instant::now();
         let mut config: SwarmConfig = shared.config.swarm.clone();
@@ -213,7 +218,11 @@ impl Driver {
                 self.wants_changed();
             }
             Control::Urgent(chunks) => self.swarm.handle(self.now(), Input::Urgent(chunks)),
-            Control::Participants(ids) => self.meet(&ids),
+            Control::Participants(ids) => {
+                self.meet(&ids);
+                let expected = ids.into_iter().filter(|id| self.speakers.contains_key(id)).collect();
+                self.swarm.handle(self.now(), Input::Met(expected));
+            }
             Control::Members(ids) => {
                 for id in self.listeners.keys().filter(|id| !ids.contains(id)).copied().collect::<Vec<_>>() {
                     self.forget(id);
@@ -279,7 +288,8 @@ impl Driver {
             let at = chosen.partition_point(|id| *id < me);
             chosen.rotate_left(at);
             let mut rest = chosen.split_off(NEIGHBOURS_SUCCESSORS);
-            let places = (NEIGHBOURS_SUCCESSORS + NEIGHBOURS_RANDOM).saturating_sub(self.speakers.len().max(chosen.len()));
+            let places = (NEIGHBOURS_SUCCESSORS + NEIGHBOURS_RANDOM)
+                .saturating_sub(self.speakers.len().max(chosen.len()));
             use rand::seq::SliceRandom;
             rest.shuffle(&mut rand::rng());
             chosen.extend(rest.into_iter().take(places));
@@ -391,7 +401,14 @@ impl Driver {
         self.swarm.handle(self.now(), Input::Left(peer));
     }
 
-    fn received(&mut self, peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit) {
+    fn received(
+        &mut self,
+        peer: NodeId,
+        index: u32,
+        hash: ChunkHash,
+        bytes: Bytes,
+        place: OwnedSemaphorePermit,
+    ) {
         let now = self.now();
         let round_trip = self.shared.transport.round_trip(peer);
         if self.swarm.hash(index).is_some_and(|known| known != hash) {
@@ -659,7 +676,10 @@ impl Driver {
                 while let Some(piece) = pieces.recv().await {
                     let (index, bytes) = piece?;
                     if index != next {
-                        return Err(Error::new(ErrorKind::Invalid, format!("chunk {index} came instead of {next}")));
+                        return Err(Error::new(
+                            ErrorKind::Invalid,
+                            format!("chunk {index} came instead of {next}"),
+                        ));
                     }
                     next += 1;
                     let Ok(place) = storing.clone().acquire_owned().await else { break };
@@ -667,7 +687,11 @@ impl Driver {
                         break;
                     }
                 }
-                if next == end { Ok(()) } else { Err(Error::new(ErrorKind::UNAVAILABLE, "the origin ended early")) }
+                if next == end {
+                    Ok(())
+                } else {
+                    Err(Error::new(ErrorKind::UNAVAILABLE, "the origin ended early"))
+                }
             };
             let ((), passed) = tokio::join!(fetch, pass);
             let _ = done.send(Event::OriginDone { span, reading, error: passed.err() }).await;

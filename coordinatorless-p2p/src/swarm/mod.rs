@@ -52,6 +52,9 @@ pub struct SwarmConfig {
     /// How long members that are not known to take part count as owners, so that nodes which have
     /// not met yet do not read the same spans. Sane: a few round trips to the meeting place.
     pub meeting_grace: Duration,
+    /// How long nothing is read from the origin while the meeting place has not answered, or those
+    /// it named have not said what they hold. Sane: a handshake or two, far below a time-out.
+    pub meeting_max: Duration,
     /// The shortest time without progress after which another node's span is taken over.
     pub takeover_min: Duration,
     /// The longest.
@@ -71,6 +74,7 @@ impl Default for SwarmConfig {
         Self {
             seed: 0,
             meeting_grace: Duration::from_millis(200),
+            meeting_max: Duration::from_millis(1500),
             takeover_min: Duration::from_secs(3),
             takeover_max: Duration::from_secs(30),
             requests_per_holder: 1,
@@ -86,6 +90,8 @@ impl Default for SwarmConfig {
 pub enum Input {
     /// The live members, this node included; only their number and ids matter.
     Members(Vec<NodeId>),
+    /// The meeting place answered: these take part, most of whom have not said what they hold yet.
+    Met(Vec<NodeId>),
     /// Another node takes part and said what it holds and wants (`None`: everything).
     Joined {
         /// Who.
@@ -288,6 +294,8 @@ pub struct Swarm {
     missing: u32,
     neighbours: BTreeMap<NodeId, Neighbour>,
     members: Vec<NodeId>,
+    /// Whom the meeting place named, once it answered.
+    met: Option<Vec<NodeId>>,
     shunned: Vec<NodeId>,
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
     urgent: VecDeque<u32>,
@@ -344,6 +352,7 @@ impl Swarm {
             missing,
             neighbours: BTreeMap::new(),
             members: vec![me],
+            met: None,
             shunned: Vec::new(),
             disputes: HashMap::new(),
             urgent: VecDeque::new(),
@@ -363,6 +372,7 @@ impl Swarm {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Members(members) => self.members = members,
+            Input::Met(expected) => self.met = Some(expected),
             Input::Joined { peer, same_zone, held, wanted, reads_origin } => {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
             }
@@ -513,7 +523,8 @@ impl Swarm {
         self.complete_said = false;
         for s in 0..self.spans.len() {
             let chunks = self.spec.spans[s].clone();
-            let orphans = chunks.clone().filter(|&c| self.lacks(c) && self.chunks[c as usize].holders == 0).count();
+            let orphans =
+                chunks.clone().filter(|&c| self.lacks(c) && self.chunks[c as usize].holders == 0).count();
             self.spans[s].orphans = orphans as u32;
             if self.spans[s].mine.is_some() && !chunks.clone().any(|c| self.lacks(c)) {
                 self.spans[s].mine = None;

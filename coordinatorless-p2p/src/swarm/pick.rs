@@ -80,9 +80,8 @@ impl Swarm {
                     .iter()
                     .filter(|(_, n)| n.held.contains(index) && n.rest_until <= now)
                     .min_by(|(_, a), (_, b)| {
-                        let cost = |n: &super::Neighbour| {
-                            (!n.same_zone, n.asked_bytes as f64 / n.rate.max(1.0))
-                        };
+                        let cost =
+                            |n: &super::Neighbour| (!n.same_zone, n.asked_bytes as f64 / n.rate.max(1.0));
                         cost(a).partial_cmp(&cost(b)).unwrap_or(std::cmp::Ordering::Equal)
                     })
                     .map(|(id, _)| *id);
@@ -117,7 +116,8 @@ impl Swarm {
         for (id, n) in &self.neighbours {
             for (index, asked) in &n.asked {
                 let expected = n.asked_bytes.max(u64::from(self.len(*index))) as f64 / usual;
-                let patience = Duration::from_secs_f64((expected * self.config.hedge_factor).clamp(0.25, 30.0));
+                let patience =
+                    Duration::from_secs_f64((expected * self.config.hedge_factor).clamp(0.25, 30.0));
                 if !asked.hedged && self.chunks[*index as usize].asked == 1 && now > asked.at + patience {
                     late.push((*id, *index));
                 }
@@ -133,8 +133,14 @@ impl Swarm {
             let second = self
                 .neighbours
                 .iter()
-                .filter(|(id, n)| **id != slow && n.held.contains(index) && n.rest_until <= now && self.has_place(n))
-                .max_by(|(_, a), (_, b)| (a.same_zone, a.rate).partial_cmp(&(b.same_zone, b.rate)).unwrap_or(std::cmp::Ordering::Equal))
+                .filter(|(id, n)| {
+                    **id != slow && n.held.contains(index) && n.rest_until <= now && self.has_place(n)
+                })
+                .max_by(|(_, a), (_, b)| {
+                    (a.same_zone, a.rate)
+                        .partial_cmp(&(b.same_zone, b.rate))
+                        .unwrap_or(std::cmp::Ordering::Equal)
+                })
                 .map(|(id, _)| *id);
             if let Some(peer) = second {
                 self.hedged_bytes += bytes;

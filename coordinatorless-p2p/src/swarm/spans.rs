@@ -66,12 +66,16 @@ impl SpanState {
 impl Swarm {
     /// Starts as many origin reads as the pace allows.
     pub(super) fn read_origin(&mut self, now: Now) {
+        if self.is_meeting(now) {
+            return;
+        }
         while self.reads_origin {
-            let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_grace;
+            let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
             // A reading whose last chunk is on its way does not count, so that the next request is
             // at the origin before this one ends.
-            let busy = self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| m.left.len() > 1)).count();
+            let busy =
+                self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| m.left.len() > 1)).count();
             let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
             let streams = self.pace.streams(now, alone);
             if busy >= streams || open > streams {
@@ -83,6 +87,19 @@ impl Swarm {
             self.spans[span as usize].claim = None;
             self.out.push_back(Output::Claim { span });
             self.out.push_back(Output::FetchSpan { span, chunks: run });
+        }
+    }
+
+    /// Whether others may be about to say that they hold what this node would read in vain.
+    fn is_meeting(&self, now: Now) -> bool {
+        if self.members.len() <= 1 || now >= self.began + self.config.meeting_max {
+            return false;
+        }
+        match &self.met {
+            None => true,
+            Some(expected) => {
+                expected.iter().any(|id| self.members.contains(id) && !self.neighbours.contains_key(id))
+            }
         }
     }
 
@@ -155,7 +172,8 @@ impl Swarm {
             let span = &self.spans[s as usize];
             let claimed = span.claim.is_some_and(|c| now < c.progress + stuck);
             let chunk = &self.chunks[i as usize];
-            (self.lacks(i) && chunk.holders == 0 && !chunk.arriving && !claimed && span.mine.is_none()).then_some(s)
+            (self.lacks(i) && chunk.holders == 0 && !chunk.arriving && !claimed && span.mine.is_none())
+                .then_some(s)
         })
     }
 

@@ -23,7 +23,11 @@ fn spec(chunks: u32, span: u32) -> SwarmSpec {
     SwarmSpec {
         id: SwarmId([9; 32]),
         chunk_bytes: vec![CHUNK; chunks as usize].into(),
-        spans: (0..chunks).step_by(span as usize).map(|s| s..(s + span).min(chunks)).collect::<Vec<_>>().into(),
+        spans: (0..chunks)
+            .step_by(span as usize)
+            .map(|s| s..(s + span).min(chunks))
+            .collect::<Vec<_>>()
+            .into(),
     }
 }
 
@@ -100,6 +104,7 @@ impl World {
             }
         }
         let members: Vec<NodeId> = (0..=n).map(id).collect();
+        self.mail.push((n, n, Input::Met(members.iter().copied().filter(|m| *m != id(n)).collect())));
         for to in 0..=n {
             self.mail.push((to, to, Input::Members(members.clone())));
         }
@@ -139,7 +144,9 @@ impl World {
 
     fn deliver(&mut self) {
         for (from, to, input) in std::mem::take(&mut self.mail) {
-            let lives = from == to || self.nodes[from].alive || matches!(input, Input::Left(_) | Input::RequestFailed { .. });
+            let lives = from == to
+                || self.nodes[from].alive
+                || matches!(input, Input::Left(_) | Input::RequestFailed { .. });
             if self.nodes[to].alive && lives {
                 self.nodes[to].swarm.handle(self.now, input);
             }
@@ -158,20 +165,34 @@ impl World {
                 Output::Request { peer, index } => {
                     let from = (0..self.nodes.len()).find(|&p| id(p) == peer).unwrap();
                     let bytes = f64::from(self.spec.chunk_bytes[index as usize]);
-                    if self.flows.iter().any(|f| f.to == n && f.from != From::Peer(from) && f.chunks == (index..index + 1)) {
+                    if self
+                        .flows
+                        .iter()
+                        .any(|f| f.to == n && f.from != From::Peer(from) && f.chunks == (index..index + 1))
+                    {
                         self.ledger.hedges += 1;
                     }
                     if self.nodes[from].alive {
-                        self.flows.push(Flow { to: n, from: From::Peer(from), chunks: index..index + 1, left: bytes });
+                        self.flows.push(Flow {
+                            to: n,
+                            from: From::Peer(from),
+                            chunks: index..index + 1,
+                            left: bytes,
+                        });
                     }
                 }
                 Output::Cancel { peer, index } => {
                     let from = (0..self.nodes.len()).find(|&p| id(p) == peer).unwrap();
-                    self.flows.retain(|f| !(f.to == n && f.from == From::Peer(from) && f.chunks.start == index));
+                    self.flows
+                        .retain(|f| !(f.to == n && f.from == From::Peer(from) && f.chunks.start == index));
                 }
                 Output::FetchSpan { span, chunks } => {
                     if self.origin_dead {
-                        self.mail.push((n, n, Input::OriginDone { span, failed: Some(ErrorKind::UNAVAILABLE) }));
+                        self.mail.push((
+                            n,
+                            n,
+                            Input::OriginDone { span, failed: Some(ErrorKind::UNAVAILABLE) },
+                        ));
                     } else {
                         let left = f64::from(self.spec.chunk_bytes[chunks.start as usize]);
                         self.flows.push(Flow { to: n, from: From::Origin { span }, chunks, left });
@@ -214,7 +235,8 @@ impl World {
             .map(|l| (room[l] / open[l] as f64, l))
             .min_by(|a, b| a.0.total_cmp(&b.0))
         {
-            for (rate, ends) in rates.iter_mut().zip(&ends).filter(|(r, e)| r.is_none() && e.contains(&link)) {
+            for (rate, ends) in rates.iter_mut().zip(&ends).filter(|(r, e)| r.is_none() && e.contains(&link))
+            {
                 *rate = Some(share);
                 for l in ends {
                     room[*l] -= share;
@@ -281,7 +303,11 @@ impl World {
             self.step();
         }
         for (n, node) in self.nodes.iter().enumerate() {
-            assert!(!node.alive || node.done_at.is_some(), "node {n} lacks {} chunks after {limit:?}", node.swarm.missing());
+            assert!(
+                !node.alive || node.done_at.is_some(),
+                "node {n} lacks {} chunks after {limit:?}",
+                node.swarm.missing()
+            );
         }
     }
 
@@ -375,7 +401,10 @@ fn what_a_dead_node_was_reading_is_read_by_others() {
         for _ in 0..800 {
             world.step();
         }
-        assert!(world.nodes[victim].swarm.reading().count() > 0, "the victim read nothing: no fault was injected");
+        assert!(
+            world.nodes[victim].swarm.reading().count() > 0,
+            "the victim read nothing: no fault was injected"
+        );
         world.kill(victim);
         world.run(Duration::from_secs(60));
         assert!(world.origin_ratio() < 1.35, "origin {:.3}", world.origin_ratio());
@@ -490,8 +519,10 @@ fn two_hashes_for_one_chunk_are_settled_by_the_origin_and_the_liar_is_shunned() 
     swarm.handle(STEP, Input::Have { peer: id(2), items: vec![(3, hash_of(3))] });
     assert!(drain(&mut swarm).contains(&Output::Settle { index: 3 }));
     swarm.handle(STEP, Input::Settled { index: 3, hash: hash_of(3) });
-    let shunned: Vec<_> =
-        drain(&mut swarm).into_iter().filter_map(|o| if let Output::Shun { peer, .. } = o { Some(peer) } else { None }).collect();
+    let shunned: Vec<_> = drain(&mut swarm)
+        .into_iter()
+        .filter_map(|o| if let Output::Shun { peer, .. } = o { Some(peer) } else { None })
+        .collect();
     assert_eq!(shunned, vec![id(1)]);
     assert_eq!(swarm.hash(3), Some(hash_of(3)));
 }
@@ -556,6 +587,28 @@ fn crossing_claims_are_settled_by_rank_and_only_one_goes_on() {
 }
 
 #[test]
+fn nothing_is_read_before_those_who_may_hold_it_have_spoken() {
+    let mut swarm = lone(cold(8), false);
+    drain(&mut swarm);
+    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    let reads = |swarm: &mut Swarm| drain(swarm).iter().any(|o| matches!(o, Output::FetchSpan { .. }));
+    assert!(!reads(&mut swarm), "read before the meeting place answered");
+    swarm.handle(STEP * 2, Input::Met(vec![id(1)]));
+    assert!(!reads(&mut swarm), "read before the participant said what it holds");
+    join(&mut swarm, 1, ChunkSet::full(8));
+    assert!(!reads(&mut swarm), "read what a neighbour holds");
+}
+
+#[test]
+fn a_meeting_place_that_does_not_answer_holds_nobody_up_for_long() {
+    let mut swarm = lone(cold(8), false);
+    drain(&mut swarm);
+    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    swarm.handle(SwarmConfig::default().meeting_max, Input::Tick);
+    assert!(swarm.reading().count() > 0);
+}
+
+#[test]
 fn nothing_is_asked_for_that_is_not_wanted() {
     let mut swarm = lone(cold(8), false);
     let mut some = cold(8);
@@ -583,6 +636,8 @@ fn an_urgent_chunk_is_asked_for_before_all_others() {
     swarm.handle(STEP, Input::Urgent(vec![40]));
     drain(&mut swarm);
     join(&mut swarm, 1, ChunkSet::full(64));
-    let first = drain(&mut swarm).into_iter().find_map(|o| if let Output::Request { index, .. } = o { Some(index) } else { None });
+    let first = drain(&mut swarm)
+        .into_iter()
+        .find_map(|o| if let Output::Request { index, .. } = o { Some(index) } else { None });
     assert_eq!(first, Some(40));
 }

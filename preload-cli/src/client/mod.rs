@@ -61,8 +61,6 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(wrong("is no http:// or https:// URL with a host"));
         }
-        // The HTTP client brings no cryptography of its own; whoever was first in this process has won.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         // Agents are neighbours: a proxy for the outside world is not on the way to them.
         coordinatorless_p2p::identity::install_crypto_provider();
         let mut http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);

@@ -119,7 +119,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("model"), vec![7; 100_000]).unwrap();
         let origin = OriginServer::start(dir.path().to_owned()).await.unwrap();
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        coordinatorless_p2p::identity::install_crypto_provider();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("{}model", origin.reference());
         let part = client.get(&url).header("range", "bytes=10-99").send().await.unwrap();
