@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
@@ -20,25 +19,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     chunk::{ChunkHash, ChunkSet, MAX_CHUNK_BYTES, SwarmId},
+    embedding::Surroundings,
     error::{Error, ErrorKind, Result},
     exchange::{
         SwarmHandle, call,
         chunks::ChunkServer,
-        driver::{Control, Driver, EVENTS_MAX, Event, Join, handle},
+        driver::Driver,
+        inbox::{Control, EVENTS_MAX, Event, Join},
         read_frame, talk,
     },
     meeting::{MeetingPlace, RENEW_EVERY},
     membership::Membership,
-    node::{Node, NodeId},
+    node::NodeId,
     ring::Ring,
-    seam::{ChunkStore, SpanSource},
-    swarm::{SwarmConfig, SwarmSpec},
-    transport::{Incoming, Peer, Transport},
+    seam::SpanSource,
+    swarm::SwarmSpec,
+    transport::Incoming,
     wire::{self, FRAME_BYTES_MAX, HEAD_BYTES_MAX, MEET_SWARMS_MAX, Meet, Met, Opening},
 };
 
-/// Services below this number belong to the cluster itself.
-pub const FIRST_HOST_SERVICE: u16 = 16;
+pub use crate::embedding::{ClusterConfig, FIRST_HOST_SERVICE, Host, Observer, Parts, Unobserved};
+
 const MEET_SERVICE: u16 = 1;
 /// Homes of a key: successors on the ring.
 pub const HOMES: usize = 3;
@@ -46,116 +47,6 @@ pub const HOMES: usize = 3;
 const MET_MAX: usize = 96;
 /// How often a running swarm asks its homes who else is there.
 const MEET_EVERY: Duration = Duration::from_secs(5);
-
-/// How the cluster behaves.
-#[derive(Debug, Clone)]
-pub struct ClusterConfig {
-    /// Every swarm's settings.
-    pub swarm: SwarmConfig,
-    /// A stream without a byte for this long is given up.
-    pub stall: Duration,
-    /// Chunks served at a time, all swarms together.
-    pub uploads_max: usize,
-    /// Streams handled at a time, all peers together.
-    pub streams_max: usize,
-    /// How long a pull goes on without any progress while the origin fails.
-    pub give_up: Duration,
-    /// How long homes have to answer.
-    pub meet_deadline: Duration,
-}
-
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self {
-            swarm: SwarmConfig::default(),
-            stall: Duration::from_secs(30),
-            uploads_max: 256,
-            streams_max: 4096,
-            give_up: Duration::from_secs(120),
-            meet_deadline: Duration::from_secs(2),
-        }
-    }
-}
-
-/// What the embedder answers for.
-#[async_trait]
-pub trait Host: Send + Sync + 'static {
-    /// How a swarm is cut that this node holds something of.
-    ///
-    /// # Errors
-    /// `NotFound` when it holds nothing of it.
-    fn spec(&self, swarm: SwarmId) -> Result<SwarmSpec>;
-
-    /// Swarms this node holds something of, to be announced to their homes.
-    fn holdings(&self) -> Vec<SwarmId>;
-
-    /// Answers a call of another node (services from [`FIRST_HOST_SERVICE`]).
-    ///
-    /// # Errors
-    /// Whatever the caller should hear.
-    async fn call(&self, from: NodeId, service: u16, body: Bytes) -> Result<Bytes>;
-}
-
-/// Who wants to hear of what went wrong. The default hears nothing.
-pub trait Observer: Send + Sync + 'static {
-    /// A stream from `source` (`peer`) brought no byte for the stall time-out.
-    fn stalled(&self, source: &'static str) {
-        let _ = source;
-    }
-
-    /// A peer served bytes that did not have their hash.
-    fn corrupt(&self, peer: NodeId, index: u32) {
-        let _ = (peer, index);
-    }
-
-    /// A peer is shunned.
-    fn shunned(&self, peer: NodeId, why: &'static str) {
-        let _ = (peer, why);
-    }
-}
-
-/// An observer that does not observe.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Unobserved;
-
-impl Observer for Unobserved {}
-
-/// The parts of a cluster.
-pub struct Parts {
-    /// Streams and datagrams.
-    pub transport: Arc<dyn Transport>,
-    /// Who is alive.
-    pub membership: Membership,
-    /// Where chunks are kept.
-    pub store: Arc<dyn ChunkStore>,
-    /// What the embedder answers for.
-    pub host: Arc<dyn Host>,
-    /// Who hears of trouble.
-    pub observer: Arc<dyn Observer>,
-}
-
-/// What drivers share with the shell.
-pub(crate) struct Shared {
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) store: Arc<dyn ChunkStore>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) config: ClusterConfig,
-    membership: Membership,
-    host: Arc<dyn Host>,
-    began: Instant,
-    ring: Mutex<Arc<Ring>>,
-}
-
-impl Shared {
-    pub(crate) fn peer(&self, id: NodeId) -> Option<Peer> {
-        self.membership.lookup(id).map(|node| Peer { addr: node.addr, id: Some(id) })
-    }
-
-    pub(crate) fn same_zone(&self, id: NodeId) -> bool {
-        let zone = |id| self.membership.lookup(id).map(|n: Node| n.zone);
-        zone(id) == zone(self.transport.id())
-    }
-}
 
 struct Running {
     control: mpsc::UnboundedSender<Control>,
@@ -169,7 +60,10 @@ pub struct Cluster {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<Surroundings>,
+    host: Arc<dyn Host>,
+    began: Instant,
+    ring: Mutex<Arc<Ring>>,
     server: ChunkServer,
     swarms: Mutex<HashMap<SwarmId, Running>>,
     meeting: Mutex<MeetingPlace>,
@@ -199,14 +93,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Cluster {
     /// Starts accepting, announcing and renewing on the current runtime.
     pub fn start(parts: Parts, config: ClusterConfig) -> Self {
-        let shared = Arc::new(Shared {
-            ring: Mutex::new(Arc::new(Ring::new(&parts.membership.watch().borrow()))),
+        let ring = Ring::new(&parts.membership.watch().borrow());
+        let shared = Arc::new(Surroundings {
             transport: parts.transport,
+            membership: parts.membership,
             store: parts.store.clone(),
             observer: parts.observer,
-            membership: parts.membership,
-            host: parts.host,
-            began: Instant::now(),
             config,
         });
         let inner = Arc::new(Inner {
@@ -217,6 +109,9 @@ impl Cluster {
             streams: Arc::new(tokio::sync::Semaphore::new(shared.config.streams_max)),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
+            host: parts.host,
+            began: Instant::now(),
+            ring: Mutex::new(Arc::new(ring)),
             shared,
         });
         let cluster = Self { inner };
@@ -238,7 +133,7 @@ impl Cluster {
 
     /// The ring over live members, as of now.
     pub fn ring(&self) -> Arc<Ring> {
-        lock(&self.inner.shared.ring).clone()
+        lock(&self.inner.ring).clone()
     }
 
     /// The homes of a key, best first.
@@ -281,7 +176,7 @@ impl Cluster {
             if let Ok(progress) = handle_there.await {
                 let cluster = self.clone();
                 self.inner.tasks.spawn(async move { cluster.meet(&[swarm], true).await });
-                return Ok(handle(swarm, ticket, control, progress, stored_here));
+                return Ok(SwarmHandle::new(swarm, ticket, control, progress, stored_here));
             }
         }
         Err(Error::new(ErrorKind::Cancelled, format!("swarm {} is ending", swarm.short())))
@@ -397,7 +292,7 @@ impl Cluster {
                 if version != wire::VERSION {
                     tracing::debug!(peer = %incoming.from.short(), version, "a neighbour speaks another version");
                 }
-                let spec = self.inner.shared.host.spec(swarm)?;
+                let spec = self.inner.host.spec(swarm)?;
                 let events = self.running(&spec)?.events;
                 let talk = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
                 talk::listen(incoming.from, talk, incoming.recv, events).await;
@@ -407,7 +302,7 @@ impl Cluster {
                 let body = read_frame(&mut *incoming.recv, FRAME_BYTES_MAX, stall).await?;
                 let result = match service {
                     MEET_SERVICE => self.meet_here(incoming.from, &body),
-                    s if s >= FIRST_HOST_SERVICE => self.inner.shared.host.call(incoming.from, s, body).await,
+                    s if s >= FIRST_HOST_SERVICE => self.inner.host.call(incoming.from, s, body).await,
                     s => Err(Error::new(ErrorKind::NotFound, format!("service {s} is not known here"))),
                 };
                 call::answer(incoming.send, result, stall).await
@@ -423,7 +318,7 @@ impl Cluster {
                 format!("{} swarms in one question", meet.swarms.len()),
             ));
         }
-        let now = self.inner.shared.began.elapsed();
+        let now = self.inner.began.elapsed();
         let mut place = lock(&self.inner.meeting);
         let participants =
             meet.swarms.iter().map(|s| place.meet(now, from, *s, meet.joins, MET_MAX)).collect();
@@ -489,7 +384,7 @@ impl Cluster {
         let mut last: Vec<NodeId> = Vec::new();
         loop {
             let nodes = members.borrow_and_update().clone();
-            *lock(&self.inner.shared.ring) = Arc::new(Ring::new(&nodes));
+            *lock(&self.inner.ring) = Arc::new(Ring::new(&nodes));
             let ids: Vec<NodeId> = nodes.iter().map(|n| n.id).collect();
             for gone in last.iter().filter(|id| !ids.contains(id)) {
                 lock(&self.inner.meeting).forget(*gone);
@@ -528,7 +423,7 @@ impl Cluster {
             };
             if first || renewed.elapsed() >= RENEW_EVERY {
                 (renewed, first) = (Instant::now(), false);
-                swarms.extend(self.inner.shared.host.holdings());
+                swarms.extend(self.inner.host.holdings());
                 swarms.sort_unstable();
                 swarms.dedup();
             }

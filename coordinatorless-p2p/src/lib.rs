@@ -9,6 +9,7 @@
 
 pub mod chunk;
 pub mod cluster;
+mod embedding;
 pub mod error;
 pub mod exchange;
 pub mod identity;

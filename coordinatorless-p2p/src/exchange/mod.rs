@@ -7,9 +7,12 @@ pub(crate) mod call;
 pub(crate) mod chunks;
 pub(crate) mod driver;
 mod handle;
+pub(crate) mod inbox;
+mod progress;
 pub(crate) mod talk;
 
-pub use handle::{Progress, SwarmHandle, SwarmState};
+pub use handle::SwarmHandle;
+pub use progress::{Progress, SwarmState};
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{driver::Event, read_frame};
+use super::{inbox::Event, read_frame};
 use crate::{
     chunk::{ChunkHash, SwarmId},
     error::Result,

@@ -1,0 +1,69 @@
+//! Chunks from neighbours: asking one for a chunk, and what its answer means.
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Driver;
+use crate::{
+    chunk::ChunkHash,
+    error::ErrorKind,
+    exchange::{
+        chunks,
+        inbox::{Event, Source},
+    },
+    node::NodeId,
+    swarm::Input,
+};
+
+impl Driver {
+    pub(super) fn request(&mut self, peer: NodeId, index: u32) {
+        let now = self.now();
+        let Some(address) = self.shared.peer(peer) else {
+            self.swarm.handle(now, Input::RequestFailed { peer, index, why: ErrorKind::UNAVAILABLE });
+            return;
+        };
+        let len = self.spec.chunk_bytes[index as usize];
+        let known = self.swarm.hash(index);
+        let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
+        let storing = self.storing.clone();
+        let task = self.tasks.spawn(async move {
+            if let Some(hash) = known
+                && shared.store.adopt(swarm, index, hash).await.unwrap_or(false)
+            {
+                let _ = events.send(Event::Stored { index, hash, source: Source::Disk }).await;
+                return;
+            }
+            let stall = shared.config.stall;
+            let event = match chunks::request(&*shared.transport, address, swarm, index, len, stall).await {
+                Ok((hash, bytes)) => match storing.acquire_owned().await {
+                    Ok(place) => Event::Received { peer, index, hash, bytes, place },
+                    Err(_) => return,
+                },
+                Err(error) => Event::Refused { peer, index, error },
+            };
+            let _ = events.send(event).await;
+        });
+        self.requests.insert((peer, index), task);
+    }
+
+    pub(super) fn received(
+        &mut self,
+        peer: NodeId,
+        index: u32,
+        hash: ChunkHash,
+        bytes: Bytes,
+        place: OwnedSemaphorePermit,
+    ) {
+        let now = self.now();
+        let round_trip = self.shared.transport.round_trip(peer);
+        if self.swarm.hash(index).is_some_and(|known| known != hash) {
+            // Not the bytes' fault: two nodes say different things. The announcement is a dispute.
+            self.swarm.handle(now, Input::RequestFailed { peer, index, why: ErrorKind::Invalid });
+            self.swarm.handle(now, Input::Have { peer, items: vec![(index, hash)] });
+            self.progress.send_modify(|p| p.wasted_bytes += bytes.len() as u64);
+            return;
+        }
+        self.swarm.handle(now, Input::Received { peer, index, round_trip });
+        self.store(index, Some(hash), bytes, Source::Peer(peer), place);
+    }
+}

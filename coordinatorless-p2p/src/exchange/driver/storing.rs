@@ -1,0 +1,85 @@
+//! From received bytes to a stored chunk: hashed on the blocking pool, then written.
+//!
+//! Every chunk in memory holds a place, given back when its bytes are on disk or dropped.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Driver;
+use crate::{
+    chunk::{ChunkHash, VerifiedChunk},
+    error::{Error, ErrorKind},
+    exchange::inbox::{Event, Source},
+    swarm::Input,
+};
+
+impl Driver {
+    pub(super) fn store(
+        &mut self,
+        index: u32,
+        announced: Option<ChunkHash>,
+        bytes: Bytes,
+        source: Source,
+        place: OwnedSemaphorePermit,
+    ) {
+        let expected = announced.or(self.swarm.hash(index));
+        let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
+        self.tasks.spawn(async move {
+            let verified = tokio::task::spawn_blocking(move || match expected {
+                Some(hash) => VerifiedChunk::checked(bytes, hash),
+                None => Ok(VerifiedChunk::hashed(bytes)),
+            })
+            .await
+            .unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "hashing was cut short", e)));
+            let done = match verified {
+                Ok(chunk) => {
+                    let hash = chunk.hash();
+                    shared.store.write(swarm, index, chunk).await.map(|()| hash)
+                }
+                Err(e) => Err(e),
+            };
+            drop(place);
+            let event = match done {
+                Ok(hash) => Event::Stored { index, hash, source },
+                Err(error) => Event::NotStored { index, source, error },
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    pub(super) fn stored(&mut self, index: u32, hash: ChunkHash, source: Source) {
+        let bytes = u64::from(self.spec.chunk_bytes[index as usize]);
+        let had = self.swarm.held().contains(index);
+        self.swarm.handle(self.now(), Input::Stored { index, hash });
+        self.last_progress = Instant::now();
+        self.progress.send_modify(|p| match (had, source) {
+            (true, _) => p.wasted_bytes += bytes,
+            (false, Source::Origin) => p.origin_bytes += bytes,
+            (false, Source::Peer(_)) => p.peer_bytes += bytes,
+            (false, Source::Disk) => p.reused_bytes += bytes,
+        });
+        if !had {
+            self.wishes.retain(|_, w| !w.wanted.contains(index) || w.stored.send(index).is_ok());
+        }
+    }
+
+    pub(super) fn not_stored(&mut self, index: u32, source: Source, error: Error) {
+        let now = self.now();
+        let bytes = u64::from(self.spec.chunk_bytes[index as usize]);
+        self.progress.send_modify(|p| p.wasted_bytes += bytes);
+        self.swarm.handle(now, Input::Lost { index });
+        match (error.kind(), source) {
+            (ErrorKind::Corrupt, Source::Peer(peer)) => {
+                self.shared.observer.corrupt(peer, index);
+                self.swarm.handle(now, Input::RequestFailed { peer, index, why: ErrorKind::Corrupt });
+            }
+            (ErrorKind::Corrupt, Source::Origin) => {
+                let why = format!("origin changed: chunk {index} of swarm {}", self.spec.id.short());
+                self.fail(error.context(why));
+            }
+            _ => self.fail(error.context(format!("chunk {index} could not be stored"))),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be put to a swarm's task: orders from the embedder, events from its own tasks.
+//!
+//! Plain values; who sends them and what they lead to is not known here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::progress::Progress;
+use crate::{
+    chunk::{ChunkHash, ChunkSet},
+    error::{Error, Result},
+    node::NodeId,
+    seam::SpanSource,
+    wire::Word,
+};
+
+/// Events waiting for the task; whoever has more to say waits.
+pub(crate) const EVENTS_MAX: usize = 1024;
+
+/// Orders from the cluster and from handles. Few: one for each pull, meeting and end.
+pub(crate) enum Control {
+    Join(Box<Join>),
+    Dropped(u64),
+    Urgent(Vec<u32>),
+    Participants(Vec<NodeId>),
+    Members(Vec<NodeId>),
+    End,
+}
+
+/// One embedder's wish.
+pub(crate) struct Join {
+    pub(crate) ticket: u64,
+    pub(crate) wanted: ChunkSet,
+    pub(crate) source: Option<Arc<dyn SpanSource>>,
+    pub(crate) manifest: Option<Vec<ChunkHash>>,
+    pub(crate) stored: mpsc::UnboundedSender<u32>,
+    pub(crate) handle: oneshot::Sender<watch::Receiver<Progress>>,
+}
+
+/// What tasks report.
+pub(crate) enum Event {
+    Heard { from: NodeId, talk: u64, word: Word },
+    Silent { from: NodeId, talk: u64 },
+    SpeakerEnded { to: NodeId, speaker: u64 },
+    Received { peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit },
+    Refused { peer: NodeId, index: u32, error: Error },
+    Origin { span: u32, index: u32, bytes: Bytes, place: OwnedSemaphorePermit },
+    OriginDone { span: u32, reading: u64, error: Option<Error> },
+    Stored { index: u32, hash: ChunkHash, source: Source },
+    NotStored { index: u32, source: Source, error: Error },
+    Settled { index: u32, result: Result<ChunkHash> },
+}
+
+/// Where a chunk came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Origin,
+    Peer(NodeId),
+    Disk,
+}
