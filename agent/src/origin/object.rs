@@ -14,7 +14,7 @@ use futures::{
 };
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, path::Path as Key};
 
-use super::{Origin, changed, client::find, listing, stores::Store};
+use super::{Origin, changed, listing, stores::Store};
 use crate::{
     error::{Error, ErrorKind, Result},
     reference::Bucket,
@@ -197,22 +197,4 @@ fn described(path: &str, object: ObjectMeta) -> Result<SnapshotFile> {
         version: FileVersion { etag: object.e_tag, object_version: object.version },
         digest: None,
     })
-}
-
-/// What an error of the library is in ours. Answers of the store come through as they were classed where
-/// they arrived; what is left never reached the store.
-pub(super) fn kind_of(error: &object_store::Error) -> (ErrorKind, String) {
-    if let Some(own) = find::<Error>(error) {
-        return (own.kind(), own.to_string());
-    }
-    let kind = match error {
-        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
-        object_store::Error::Precondition { .. } => ErrorKind::Corrupt,
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            ErrorKind::Denied
-        }
-        // An answer that does not parse, a range that is not the one asked for, a key with empty parts.
-        _ => ErrorKind::Invalid,
-    };
-    (kind, error.to_string())
 }

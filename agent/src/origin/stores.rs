@@ -17,11 +17,10 @@ use url::Url;
 
 use super::{
     aws_profile::{self, Profile},
-    client::host_key,
+    client::{find, host_key},
     config::{AzConfig, GsConfig, S3Config},
     connector::{Connector, Ways},
     guard::{is_loopback, parse_endpoint},
-    object,
     secrets::{non_empty_var, read as read_secret},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +39,7 @@ pub(super) struct Store {
 impl Store {
     /// An error of the library, with what to do about it.
     pub(super) fn explain(&self, error: object_store::Error, what: &str) -> Error {
-        let (kind, why) = object::kind_of(&error);
+        let (kind, why) = kind_of(&error);
         let text = match kind {
             ErrorKind::Denied => format!("{what}: {why}; asked with {}; {}", self.credentials, self.advice),
             _ => format!("{what}: {why}"),
@@ -53,6 +52,24 @@ impl Store {
 ///
 /// # Errors
 /// `Invalid` for a bucket, endpoint or profile that cannot be; reading the credentials file.
+/// What an error of the library is in ours. Answers of the store come through as they were classed where
+/// they arrived; what is left never reached the store.
+fn kind_of(error: &object_store::Error) -> (ErrorKind, String) {
+    if let Some(own) = find::<Error>(error) {
+        return (own.kind(), own.to_string());
+    }
+    let kind = match error {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::Precondition { .. } => ErrorKind::Corrupt,
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            ErrorKind::Denied
+        }
+        // An answer that does not parse, a range that is not the one asked for, a key with empty parts.
+        _ => ErrorKind::Invalid,
+    };
+    (kind, error.to_string())
+}
+
 pub(super) fn s3(config: &S3Config, bucket: &str, ways: Ways) -> Result<Store> {
     check_name("bucket", bucket)?;
     let anonymous = config.anonymous || allowed_by("AWS_SKIP_SIGNATURE");
