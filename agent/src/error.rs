@@ -129,9 +129,7 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
         ErrorKind::Corrupt if about(&["origin changed", "changed while"]) => {
             Some("it was replaced while it was read: pull again to get the new version")
         }
-        ErrorKind::Corrupt => {
-            Some("`preload verify --repair` checks what is here and fetches again what is wrong")
-        }
+        ErrorKind::Corrupt => Some("`preload verify` checks what is here and fetches again what is wrong"),
         ErrorKind::Full => {
             Some("make room with `preload rm` or `preload unpin`, or raise `store.quota_bytes`")
         }
