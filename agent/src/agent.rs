@@ -5,10 +5,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -30,16 +27,17 @@ use crate::{
         VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
+    engine::Engine,
     error::{Error, ErrorKind, Result},
-    expose::paths::OpenedFile,
-    fetch, metrics,
-    origin::{Origins, Patterns},
+    fetch,
+    host::AgentHost,
+    metrics,
+    origin::Origins,
     plan,
     pulls::Pulls,
     reference::Reference,
     resolve::Resolver,
-    services::AgentHost,
-    store::Store,
+    store::{OpenedFile, Store},
     warm::Warms,
 };
 
@@ -49,46 +47,25 @@ pub struct Agent {
     inner: Arc<Inner>,
 }
 
-/// What the agent's parts share.
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    pub(crate) origins: Origins,
-    pub(crate) cluster: Cluster,
-    pub(crate) resolver: Resolver,
-    pub(crate) pulls: Pulls,
-    pub(crate) warms: Warms,
-    pub(crate) cancel: CancellationToken,
+struct Inner {
+    engine: Arc<Engine>,
+    pulls: Arc<Pulls>,
+    warms: Warms,
     config: Config,
     began: Instant,
-    stopping: AtomicBool,
 }
 
 impl Inner {
-    /// Starts a pull after looking at what can be looked at now.
-    pub(crate) fn pull(self: &Arc<Self>, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
-        if self.stopping.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
-        }
-        request.reference.parse::<Reference>()?;
-        Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-        if request.timeout_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-            return Err(Error::new(ErrorKind::Invalid, "timeout_seconds is not a time"));
-        }
-        if request.to.as_ref().is_some_and(|to| !to.is_absolute()) {
-            return Err(Error::new(ErrorKind::Invalid, "the directory to place files in must be absolute"));
-        }
-        self.pulls.start(self, request)
-    }
-
     fn find(&self, named: &str) -> Result<SwarmId> {
         let canonical = match named.parse::<Reference>() {
             Ok(Reference::Ember(hash)) => hash.to_string(),
             Ok(reference) => reference.to_string(),
             Err(_) => named.to_owned(),
         };
-        self.store
+        self.engine
+            .store
             .find(&canonical)
-            .or_else(|| self.store.find(named))
+            .or_else(|| self.engine.store.find(named))
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{named} is not on this node")))
     }
 }
@@ -113,28 +90,26 @@ impl Agent {
             me,
             MembershipConfig { seeds, ..MembershipConfig::default() },
         )?;
-        let inner = Arc::new_cyclic(|weak| {
+        let pulls = Arc::new_cyclic(|pulls| {
             let parts = Parts {
                 transport,
                 membership,
                 store: Arc::new(store.clone()),
-                host: Arc::new(AgentHost(weak.clone(), store.clone())),
+                host: Arc::new(AgentHost { pulls: pulls.clone(), store: store.clone() }),
                 observer: Arc::new(Trouble),
             };
             let cluster = Cluster::start(parts, ClusterConfig::default());
-            Inner {
+            Pulls::new(Arc::new(Engine {
                 resolver: Resolver::new(origins.clone(), store.clone(), cluster.clone()),
                 store,
                 origins,
                 cluster,
-                pulls: Pulls::default(),
-                warms: Warms::default(),
                 cancel: CancellationToken::new(),
-                config,
-                began: Instant::now(),
-                stopping: AtomicBool::new(false),
-            }
+            }))
         });
+        let engine = pulls.engine.clone();
+        let warms = Warms::new(pulls.clone());
+        let inner = Arc::new(Inner { engine, pulls, warms, config, began: Instant::now() });
         Ok(Self { inner })
     }
 
@@ -143,7 +118,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a reference or pattern that cannot be parsed; later failures are in the status.
     pub fn pull(&self, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
-        self.inner.pull(request)
+        self.inner.pulls.start(request)
     }
 
     /// Every pull that is running or ended lately, oldest first.
@@ -172,7 +147,7 @@ impl Agent {
     /// # Errors
     /// As resolving: `NotFound`, `Denied`, `Unavailable`, `Invalid`.
     pub async fn plan(&self, request: PlanRequest) -> Result<Plan> {
-        plan::plan(&self.inner, request).await
+        plan::plan(&self.inner.engine, request, self.inner.pulls.totals().last_rate).await
     }
 
     /// Has other nodes pull.
@@ -180,7 +155,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a selector that names nobody or more than one way.
     pub fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(&self.inner, request)
+        self.inner.warms.start(request)
     }
 
     /// Warms for an autoscaler.
@@ -188,7 +163,7 @@ impl Agent {
     /// # Errors
     /// As [`warm`](Self::warm).
     pub fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(&self.inner, Warms::of_hook(hook)?)
+        self.inner.warms.start(Warms::of_hook(hook)?)
     }
 
     /// Every warm-up that is running or ended lately, oldest first.
@@ -214,7 +189,7 @@ impl Agent {
 
     /// What is on this disk. `resident` also counts pages in the page cache, which costs a walk.
     pub async fn artifacts(&self, resident: bool) -> Vec<ArtifactInfo> {
-        self.inner.store.artifacts(resident).await
+        self.inner.engine.store.artifacts(resident).await
     }
 
     /// One artifact by reference, swarm id or manifest hash.
@@ -251,7 +226,7 @@ impl Agent {
     /// `NotFound`; `Unavailable` while it is not whole.
     pub async fn open_file(&self, named: &str, path: &str) -> Result<OpenedFile> {
         let swarm = self.inner.find(named)?;
-        self.inner.store.open_file(swarm, &path.parse()?).await
+        self.inner.engine.store.open_file(swarm, &path.parse()?).await
     }
 
     /// Re-hashes an artifact and, with `repair`, fetches again what is wrong.
@@ -261,18 +236,18 @@ impl Agent {
     pub async fn verify(&self, named: &str, repair: bool) -> Result<VerifyReport> {
         let began = Instant::now();
         let swarm = self.inner.find(named)?;
-        let lease = self.inner.store.lease(swarm)?;
+        let lease = self.inner.engine.store.lease(swarm)?;
         let missing = || Error::new(ErrorKind::NotFound, format!("{named} is not on this node"));
-        let blueprint = self.inner.store.blueprint(swarm).ok_or_else(missing)?;
+        let blueprint = self.inner.engine.store.blueprint(swarm).ok_or_else(missing)?;
         let was = self.artifact(named).await?;
         let (held, bytes) = {
             use coordinatorless_p2p::ChunkStore;
-            let held = self.inner.store.inventory(swarm)?.held;
+            let held = self.inner.engine.store.inventory(swarm)?.held;
             let lens = blueprint.chunk_lens();
             let bytes = held.iter().map(|c| u64::from(lens[c as usize])).sum();
             (held, bytes)
         };
-        let corrupt = self.inner.store.verify(swarm, &|_| {}).await?;
+        let corrupt = self.inner.engine.store.verify(swarm, &|_| {}).await?;
         for chunk in &corrupt {
             metrics::corrupt_chunk(metrics::Found::Disk);
             tracing::error!(artifact = named, path = chunk.path, offset = chunk.offset, "rot on disk");
@@ -299,12 +274,12 @@ impl Agent {
                 }
                 files.push(file);
             }
-            fetch::refetch(&self.inner, &lease, wanted).await?;
+            fetch::refetch(&self.inner.engine, &lease, wanted).await?;
             for file in files {
-                self.inner.store.publish_file(swarm, file).await?;
+                self.inner.engine.store.publish_file(swarm, file).await?;
             }
             if was.complete {
-                self.inner.store.publish(swarm, &self.inner.store.wanted(swarm)).await?;
+                self.inner.engine.store.publish(swarm, &self.inner.engine.store.wanted(swarm)).await?;
             }
             report.repaired = report.corrupt.len() as u64;
         }
@@ -317,7 +292,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here.
     pub async fn pin(&self, named: &str, pinned: bool) -> Result<()> {
-        self.inner.store.pin(self.inner.find(named)?, pinned).await
+        self.inner.engine.store.pin(self.inner.find(named)?, pinned).await
     }
 
     /// Removes an artifact from this disk. Readers keep what they have mapped.
@@ -326,15 +301,15 @@ impl Agent {
     /// `NotFound`; `Denied` while it is pinned or leased, unless `force`.
     pub async fn remove(&self, named: &str, force: bool) -> Result<()> {
         let swarm = self.inner.find(named)?;
-        self.inner.store.remove(swarm, force).await?;
-        self.inner.cluster.forget(swarm);
+        self.inner.engine.store.remove(swarm, force).await?;
+        self.inner.engine.cluster.forget(swarm);
         Ok(())
     }
 
     /// The members this node sees, itself first.
     pub fn members(&self) -> Vec<Member> {
-        let me = self.inner.cluster.id();
-        let views = self.inner.cluster.membership().members();
+        let me = self.inner.engine.cluster.id();
+        let views = self.inner.engine.cluster.membership().members();
         let mut members: Vec<Member> =
             views.iter().map(|v| member(&v.node, &v.state.to_string(), v.node.id == me)).collect();
         members.sort_by(|a, b| b.me.cmp(&a.me).then_with(|| a.name.cmp(&b.name)));
@@ -344,9 +319,9 @@ impl Agent {
     /// The agent in one glance.
     pub async fn status(&self, resident: bool) -> Status {
         let inner = &self.inner;
-        let space = inner.store.space();
+        let space = inner.engine.store.space();
         let members = self.members();
-        let me = inner.cluster.id();
+        let me = inner.engine.cluster.id();
         let node = members.iter().find(|m| m.id == me).cloned();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -367,7 +342,7 @@ impl Agent {
             artifacts: self.artifacts(resident).await,
             pulls: inner.pulls.list().into_iter().filter(|p| !p.phase.is_over()).collect(),
             totals: inner.pulls.totals().sources,
-            served_bytes: inner.cluster.served_bytes(),
+            served_bytes: inner.engine.cluster.served_bytes(),
             rss_bytes: metrics::rss_bytes().unwrap_or(0),
             uptime_seconds: inner.began.elapsed().as_secs_f64(),
         }
@@ -378,10 +353,10 @@ impl Agent {
     /// # Errors
     /// `Unavailable` while stopping; `Full` when the disk cannot take a byte.
     pub fn ready(&self) -> Result<()> {
-        if self.inner.stopping.load(Ordering::Acquire) {
+        if self.inner.engine.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
         }
-        if self.inner.store.space().free_bytes == 0 {
+        if self.inner.engine.store.space().free_bytes == 0 {
             let dir = self.inner.config.data_dir.display();
             return Err(Error::new(ErrorKind::Full, format!("no byte is free on the disk of {dir}")));
         }
@@ -391,13 +366,12 @@ impl Agent {
     /// Stops accepting, drains until `deadline`, says goodbye, syncs.
     pub async fn shutdown(&self, deadline: Duration) {
         let end = tokio::time::Instant::now() + deadline;
-        self.inner.stopping.store(true, Ordering::Release);
-        self.inner.cancel.cancel();
+        self.inner.engine.cancel.cancel();
         let jobs = async { tokio::join!(self.inner.pulls.drain(), self.inner.warms.drain()) };
         let _ = tokio::time::timeout(deadline / 4, jobs).await;
-        self.inner.cluster.shutdown(deadline / 2).await;
+        self.inner.engine.cluster.shutdown(deadline / 2).await;
         let rest = end.saturating_duration_since(tokio::time::Instant::now());
-        self.inner.store.close(rest.max(Duration::from_secs(1))).await;
+        self.inner.engine.store.close(rest.max(Duration::from_secs(1))).await;
     }
 }
 

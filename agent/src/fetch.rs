@@ -17,14 +17,14 @@ use futures::TryStreamExt;
 use tokio::sync::mpsc;
 
 use crate::{
-    agent::Inner,
-    api::{Phase, PullRequest, Sources},
+    api::{Phase, PullRequest},
+    engine::Engine,
     error::{Error, ErrorKind, Result},
-    expose::{page_cache, paths},
     manifest::Blueprint,
     origin::{Origin, Patterns},
-    pulls::Reporter,
+    page_cache, placing,
     reference::Reference,
+    report::Reporter,
     resolve::Resolved,
     snapshot::SnapshotFile,
     store::{Lease, Published, WantedFiles},
@@ -54,20 +54,20 @@ fn span_bytes(total: u64) -> u64 {
 ///
 /// # Errors
 /// As each step: resolving, room, origin and peers, digests, placing.
-pub(crate) async fn bring(agent: &Arc<Inner>, request: &PullRequest, report: &Reporter) -> Result<Published> {
+pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Reporter) -> Result<Published> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
     let mut restarts = 0;
     loop {
         report.phase(Phase::Resolving);
-        let resolved = agent.resolver.resolve(&reference).await?;
+        let resolved = engine.resolver.resolve(&reference).await?;
         if request.require_manifest && resolved.manifest.is_none() {
             return Err(no_manifest(&reference));
         }
-        match materialise(agent, request, &reference, &patterns, resolved, report).await {
+        match materialise(engine, request, &reference, &patterns, resolved, report).await {
             Err(e) if origin_changed(&e) && restarts < RESTARTS_MAX => {
                 tracing::warn!(reference = %reference, error = %e, "origin changed: starting over on the new version");
-                agent.resolver.forget(&reference);
+                engine.resolver.forget(&reference);
                 restarts += 1;
             }
             done => return done,
@@ -76,7 +76,7 @@ pub(crate) async fn bring(agent: &Arc<Inner>, request: &PullRequest, report: &Re
 }
 
 async fn materialise(
-    agent: &Arc<Inner>,
+    engine: &Engine,
     request: &PullRequest,
     reference: &Reference,
     patterns: &Patterns,
@@ -87,21 +87,21 @@ async fn materialise(
     report.resolved(&resolved, &wanted);
 
     report.phase(Phase::Preparing);
-    let lease = agent.store.admit(resolved.blueprint.clone(), &wanted).await?;
+    let lease = engine.store.admit(resolved.blueprint.clone(), &wanted).await?;
     if let Some(manifest) = &resolved.manifest {
-        agent.store.learn_manifest(lease.swarm, manifest).await?;
+        engine.store.learn_manifest(lease.swarm, manifest).await?;
     }
-    reuse(agent, &lease, &resolved, &wanted, report).await?;
+    reuse(engine, &lease, &resolved, &wanted, report).await?;
 
     report.phase(Phase::Fetching);
-    fetch(agent, &lease, reference, &resolved, &wanted, report).await?;
+    fetch(engine, &lease, reference, &resolved, &wanted, report).await?;
 
     report.phase(Phase::Publishing);
-    let published = agent.store.publish(lease.swarm, &wanted).await?;
+    let published = engine.store.publish(lease.swarm, &wanted).await?;
     if request.pin {
-        agent.store.pin(lease.swarm, true).await?;
+        engine.store.pin(lease.swarm, true).await?;
     }
-    expose(agent, request, &lease, &resolved.blueprint, &wanted).await?;
+    expose(engine, request, &lease, &resolved.blueprint, &wanted).await?;
     Ok(published)
 }
 
@@ -138,13 +138,13 @@ pub(crate) fn wanted_chunks(blueprint: &Blueprint, wanted: &WantedFiles) -> Chun
 
 /// Takes chunks that are on this disk under another name.
 async fn reuse(
-    agent: &Arc<Inner>,
+    engine: &Engine,
     lease: &Lease,
     resolved: &Resolved,
     wanted: &WantedFiles,
     report: &Reporter,
 ) -> Result<()> {
-    let inventory = agent.store.inventory(lease.swarm)?;
+    let inventory = engine.store.inventory(lease.swarm)?;
     let lens = resolved.blueprint.chunk_lens();
     let chunks = wanted_chunks(&resolved.blueprint, wanted);
     let mut reused: u64 =
@@ -152,8 +152,8 @@ async fn reuse(
     report.reused(reused);
     for index in chunks.iter().filter(|&c| !inventory.held.contains(c)) {
         if let Some(hash) = inventory.hashes[index as usize]
-            && agent.store.knows(&hash)
-            && agent.store.adopt(lease.swarm, index, hash).await?
+            && engine.store.knows(&hash)
+            && engine.store.adopt(lease.swarm, index, hash).await?
         {
             reused += u64::from(lens[index as usize]);
             report.reused(reused);
@@ -164,7 +164,7 @@ async fn reuse(
 
 /// Joins the swarm until every wanted file is whole and published.
 async fn fetch(
-    agent: &Arc<Inner>,
+    engine: &Engine,
     lease: &Lease,
     reference: &Reference,
     resolved: &Resolved,
@@ -173,9 +173,9 @@ async fn fetch(
 ) -> Result<()> {
     let blueprint = &resolved.blueprint;
     let chunks = wanted_chunks(blueprint, wanted);
-    let mut files = OpenFiles::new(blueprint, wanted, &agent.store.inventory(lease.swarm)?.held);
+    let mut files = OpenFiles::new(blueprint, wanted, &engine.store.inventory(lease.swarm)?.held);
     for file in files.whole() {
-        publish_file(agent, lease, file, report).await?;
+        publish_file(engine, lease, file, report).await?;
     }
     if files.is_done() {
         return Ok(());
@@ -184,20 +184,20 @@ async fn fetch(
         Reference::Ember(_) => None,
         _ if resolved.stale => None,
         _ => Some(Arc::new(OriginSpans {
-            origin: agent.origins.open(reference)?,
+            origin: engine.origins.open(reference)?,
             blueprint: blueprint.clone(),
         }) as Arc<dyn SpanSource>),
     };
     let spec = spec_of(lease.swarm, blueprint);
     let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
-    let mut swarm = agent.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
+    let mut swarm = engine.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
     let mut progress = swarm.progress();
     report.joined(&progress.borrow());
     // What was stored between the first look and the join.
-    let mut queue = files.catch_up(&agent.store.inventory(lease.swarm)?.held);
+    let mut queue = files.catch_up(&engine.store.inventory(lease.swarm)?.held);
     loop {
         for file in std::mem::take(&mut queue) {
-            publish_file(agent, lease, file, report).await?;
+            publish_file(engine, lease, file, report).await?;
         }
         if files.is_done() {
             report.progress(&progress.borrow_and_update());
@@ -244,15 +244,15 @@ async fn next_whole(
     }
 }
 
-async fn publish_file(agent: &Arc<Inner>, lease: &Lease, file: usize, report: &Reporter) -> Result<()> {
-    agent.store.publish_file(lease.swarm, file).await?;
+async fn publish_file(engine: &Engine, lease: &Lease, file: usize, report: &Reporter) -> Result<()> {
+    engine.store.publish_file(lease.swarm, file).await?;
     report.file_done();
     Ok(())
 }
 
 /// Places and prefaults as the request asks.
 async fn expose(
-    agent: &Arc<Inner>,
+    engine: &Engine,
     request: &PullRequest,
     lease: &Lease,
     blueprint: &Blueprint,
@@ -264,11 +264,11 @@ async fn expose(
     let mut opened = Vec::with_capacity(wanted.len());
     for &file in wanted {
         let path = &blueprint.files[file].path;
-        opened.push((path.clone(), agent.store.open_file(lease.swarm, path).await?));
+        opened.push((path.clone(), engine.store.open_file(lease.swarm, path).await?));
     }
     if let Some(to) = request.to.clone() {
         let files = opened.clone();
-        let placed = tokio::task::spawn_blocking(move || paths::place(&files, &to)).await;
+        let placed = tokio::task::spawn_blocking(move || placing::place(&files, &to)).await;
         placed.unwrap_or_else(|e| {
             Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e))
         })?;
@@ -394,37 +394,27 @@ impl OriginSpans {
     }
 }
 
-/// Bytes by source since `before`.
-pub(crate) fn sources_since(before: &Progress, now: &Progress) -> Sources {
-    Sources {
-        origin: now.origin_bytes.saturating_sub(before.origin_bytes),
-        peers: now.peer_bytes.saturating_sub(before.peer_bytes),
-        reused: now.reused_bytes.saturating_sub(before.reused_bytes),
-        wasted: now.wasted_bytes.saturating_sub(before.wasted_bytes),
-    }
-}
-
 /// Fetches again exactly these chunks of an artifact that is here.
 ///
 /// # Errors
 /// As [`bring`].
-pub(crate) async fn refetch(agent: &Arc<Inner>, lease: &Lease, chunks: ChunkSet) -> Result<()> {
-    let blueprint = agent.store.blueprint(lease.swarm).ok_or_else(|| {
+pub(crate) async fn refetch(engine: &Engine, lease: &Lease, chunks: ChunkSet) -> Result<()> {
+    let blueprint = engine.store.blueprint(lease.swarm).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("artifact {} is gone", lease.swarm.short()))
     })?;
-    let hashes: Option<Vec<ChunkHash>> = agent.store.inventory(lease.swarm)?.hashes.into_iter().collect();
+    let hashes: Option<Vec<ChunkHash>> = engine.store.inventory(lease.swarm)?.hashes.into_iter().collect();
     let source = match blueprint.reference.parse::<Reference>() {
         Ok(reference @ (Reference::Ember(_) | Reference::Hdfs(_))) => {
             tracing::debug!(%reference, "chunks come from peers only");
             None
         }
-        Ok(reference) => agent.origins.open(&reference).ok(),
+        Ok(reference) => engine.origins.open(&reference).ok(),
         Err(_) => None,
     };
     let source = source
         .map(|origin| Arc::new(OriginSpans { origin, blueprint: blueprint.clone() }) as Arc<dyn SpanSource>);
     let spec = spec_of(lease.swarm, &blueprint);
-    let swarm = agent.cluster.want(Wanted { spec, chunks, source, manifest: hashes }).await?;
+    let swarm = engine.cluster.want(Wanted { spec, chunks, source, manifest: hashes }).await?;
     let mut progress = swarm.progress();
     loop {
         match &progress.borrow_and_update().state {

@@ -10,8 +10,8 @@ use futures::{StreamExt, TryStreamExt};
 use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::io::ReadWriteFlags;
 
-use super::paths::OpenedFile;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::store::OpenedFile;
 
 /// Brought in by one call. Large enough for the disk's read-ahead to run free.
 const PIECE_BYTES: u64 = 16 << 20;

@@ -1,4 +1,4 @@
-//! Files as local paths: opening a published file, and placing an artifact in a directory.
+//! Files as local paths: placing an artifact in a directory.
 //!
 //! Owns how a file comes into a directory of the user's: by hard link, reflink or copy, under a
 //! temporary name and then a rename, so that no reader ever sees half of it. Knows nothing of where
@@ -16,10 +16,8 @@ use std::{
         unix::fs::{FileExt, MetadataExt},
     },
     path::Path,
-    sync::Arc,
 };
 
-use coordinatorless_p2p::ChunkHash;
 use rustix::{
     fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags},
     io::Errno,
@@ -28,27 +26,13 @@ use rustix::{
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
     snapshot::RelativePath,
+    store::OpenedFile,
 };
 
 /// Compared at a time, of each of two files.
 const COMPARE_BYTES: usize = 1 << 20;
 /// Asked of one `copy_file_range`, which may copy less.
 const COPY_BYTES: usize = 1 << 30;
-
-/// A whole, published file, kept from eviction while this lives.
-#[derive(Clone)]
-pub struct OpenedFile {
-    /// The open file; its bytes never change.
-    pub file: Arc<File>,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// A BLAKE3 name for the content (over its chunk hashes): the ETag.
-    pub etag: ChunkHash,
-    /// Seconds since the epoch at which it was published.
-    pub modified: u64,
-    /// Keeps the artifact from eviction.
-    pub lease: Arc<dyn std::any::Any + Send + Sync>,
-}
 
 /// How a file came into a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,7 +266,10 @@ mod tests {
     use std::{
         fs,
         os::unix::fs::{PermissionsExt, symlink},
+        sync::Arc,
     };
+
+    use coordinatorless_p2p::ChunkHash;
 
     use super::*;
 

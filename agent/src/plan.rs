@@ -1,12 +1,12 @@
 //! Plans: what a pull would do, without doing it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use coordinatorless_p2p::{ChunkSet, ChunkStore, Inventory};
 
 use crate::{
-    agent::Inner,
     api::{Plan, PlanRequest, PlannedFile},
+    engine::Engine,
     error::{Error, ErrorKind, Result},
     fetch::wanted_chunks,
     origin::Patterns,
@@ -19,14 +19,14 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 /// Participants asked.
 const ASKED_MAX: usize = 64;
 
-/// Plans a pull.
+/// Plans a pull; `last_rate` is what the last one brought, in bytes a second.
 ///
 /// # Errors
 /// As resolving; `NotFound` when no file matches.
-pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Plan> {
+pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Option<f64>) -> Result<Plan> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-    let resolved = agent.resolver.resolve(&reference).await?;
+    let resolved = engine.resolver.resolve(&reference).await?;
     let blueprint = &resolved.blueprint;
     let wanted: Vec<usize> =
         (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();
@@ -34,15 +34,15 @@ pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Pla
         return Err(Error::new(ErrorKind::NotFound, format!("no file of {reference} matches the patterns")));
     }
     let (swarm, count) = (blueprint.swarm_id(), blueprint.chunk_count());
-    let here = agent
+    let here = engine
         .store
         .inventory(swarm)
         .unwrap_or_else(|_| Inventory { held: ChunkSet::new(count), hashes: vec![None; count as usize] });
-    let participants = agent.cluster.participants(swarm).await;
+    let participants = engine.cluster.participants(swarm).await;
     let questions = participants
         .iter()
         .take(ASKED_MAX)
-        .map(|id| agent.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE));
+        .map(|id| engine.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE));
     let answers: Vec<_> = futures::future::join_all(questions).await.into_iter().flatten().collect();
     let held_by_peer =
         |c: u32| answers.iter().any(|bits| bits.get(c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0));
@@ -71,7 +71,7 @@ pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Pla
         plan.total_bytes += bytes;
         if here.held.contains(index) {
             plan.local_bytes += bytes;
-        } else if hash.is_some_and(|h| agent.store.knows(&h) || !repeated.insert(h.0)) {
+        } else if hash.is_some_and(|h| engine.store.knows(&h) || !repeated.insert(h.0)) {
             plan.reusable_bytes += bytes;
         } else if held_by_peer(index) {
             plan.peer_bytes += bytes;
@@ -89,7 +89,7 @@ pub(crate) async fn plan(agent: &Arc<Inner>, request: PlanRequest) -> Result<Pla
         plan.files.push(PlannedFile { path: f.path.to_string(), bytes: f.size, local_bytes: local });
     }
     let to_fetch = (plan.peer_bytes + plan.origin_bytes) as f64;
-    plan.estimated_seconds = match agent.pulls.totals().last_rate {
+    plan.estimated_seconds = match last_rate {
         _ if to_fetch == 0.0 => Some(0.0),
         Some(rate) => Some(to_fetch / rate),
         None => None,

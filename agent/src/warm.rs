@@ -14,12 +14,13 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    agent::Inner,
     api::{
         JobState, Phase, Problem, PullRequest, PullStatus, ScaleHook, Selector, WarmNode, WarmRequest,
         WarmStatus,
     },
     error::{Error, ErrorKind, Result},
+    origin::Patterns,
+    pulls::Pulls,
     reference::Reference,
     services::{Service, from_json, refuse_local, to_json},
 };
@@ -39,26 +40,26 @@ struct Job {
 }
 
 /// Every warm-up that was asked of this agent.
-#[derive(Default)]
 pub(crate) struct Warms {
+    pulls: Arc<Pulls>,
     jobs: Mutex<BTreeMap<u64, Job>>,
     tasks: TaskTracker,
 }
 
 impl Warms {
+    pub(crate) fn new(pulls: Arc<Pulls>) -> Self {
+        Self { pulls, jobs: Mutex::default(), tasks: TaskTracker::new() }
+    }
+
     fn jobs(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn start(
-        &self,
-        agent: &Arc<Inner>,
-        request: WarmRequest,
-    ) -> Result<watch::Receiver<WarmStatus>> {
+    pub(crate) fn start(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
-        crate::origin::Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-        let nodes = choose(agent, &request.selector, &reference)?;
+        Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+        let nodes = choose(&self.pulls, &request.selector, &reference)?;
         let min_ready = request.min_ready.unwrap_or(nodes.len());
         if min_ready > nodes.len() {
             let text = format!("{min_ready} nodes shall be ready but only {} are chosen", nodes.len());
@@ -85,10 +86,10 @@ impl Warms {
             elapsed_seconds: 0.0,
             error: None,
         });
-        let cancel = agent.cancel.child_token();
+        let cancel = self.pulls.engine.cancel.child_token();
         jobs.insert(number, Job { status: status.clone(), cancel: cancel.clone() });
-        let agent = agent.clone();
-        self.tasks.spawn(async move { run(agent, request, nodes, status, cancel).await });
+        let pulls = self.pulls.clone();
+        self.tasks.spawn(async move { run(pulls, request, nodes, status, cancel).await });
         Ok(follow)
     }
 
@@ -150,8 +151,8 @@ fn fresh_node(node: &Node) -> WarmNode {
 }
 
 /// The live members that a selector means.
-fn choose(agent: &Inner, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
-    let live = agent.cluster.membership().watch().borrow().clone();
+fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
+    let live = pulls.engine.cluster.membership().watch().borrow().clone();
     let ways = [selector.all, selector.nodes.is_some(), selector.zone.is_some(), !selector.ids.is_empty()];
     if ways.iter().filter(|w| **w).count() != 1 {
         let text = "say exactly one of: all, a number of nodes, a zone, node ids";
@@ -171,7 +172,7 @@ fn choose(agent: &Inner, selector: &Selector, reference: &Reference) -> Result<V
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
-        let chosen = agent.cluster.ring().owners(&key, count);
+        let chosen = pulls.engine.cluster.ring().owners(&key, count);
         return Ok(live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect());
     }
     selector.ids.iter().map(|text| by_name(&live, text)).collect()
@@ -191,7 +192,7 @@ fn by_name(live: &[Node], text: &str) -> Result<Node> {
 }
 
 async fn run(
-    agent: Arc<Inner>,
+    pulls: Arc<Pulls>,
     request: WarmRequest,
     nodes: Vec<Node>,
     status: watch::Sender<WarmStatus>,
@@ -208,7 +209,7 @@ async fn run(
     };
     let stop = cancel.child_token();
     let followers = nodes.iter().enumerate().map(|(place, node)| {
-        let (agent, pull, status, stop) = (&agent, &pull, &status, stop.clone());
+        let (pulls, pull, status, stop) = (&pulls, &pull, &status, stop.clone());
         async move {
             let told = |change: &dyn Fn(&mut WarmNode)| {
                 status.send_modify(|s| {
@@ -217,7 +218,7 @@ async fn run(
                     s.elapsed_seconds = began.elapsed().as_secs_f64();
                 });
             };
-            if let Err(e) = follow(agent, node.id, pull, &stop, &told).await {
+            if let Err(e) = follow(pulls, node.id, pull, &stop, &told).await {
                 let phase = if e.kind() == ErrorKind::Cancelled { Phase::Cancelled } else { Phase::Failed };
                 told(&|n| (n.phase, n.error) = (phase, Some(Problem::from(&e))));
             }
@@ -256,16 +257,17 @@ async fn run(
 
 /// Has one node pull and follows it to its end.
 async fn follow(
-    agent: &Arc<Inner>,
+    pulls: &Pulls,
     node: NodeId,
     pull: &PullRequest,
     stop: &CancellationToken,
     told: &(dyn Fn(&dyn Fn(&mut WarmNode)) + Sync),
 ) -> Result<()> {
-    let id = if node == agent.cluster.id() {
-        agent.pull(pull.clone())?.borrow().id.clone()
+    let id = if node == pulls.engine.cluster.id() {
+        pulls.start(pull.clone())?.borrow().id.clone()
     } else {
-        let answer = agent.cluster.call(node, Service::Pull.number(), &to_json(pull)?, ASK_DEADLINE).await?;
+        let answer =
+            pulls.engine.cluster.call(node, Service::Pull.number(), &to_json(pull)?, ASK_DEADLINE).await?;
         String::from_utf8_lossy(&answer).into_owned()
     };
     let mut heard = Instant::now();
@@ -275,10 +277,10 @@ async fn follow(
             () = tokio::time::sleep(POLL_EVERY) => false,
         };
         if cancelled {
-            ask(agent, node, Service::CancelPull, &id).await?;
+            ask(pulls, node, Service::CancelPull, &id).await?;
             return Err(Error::new(ErrorKind::Cancelled, "the warm-up was cancelled"));
         }
-        let status: PullStatus = match ask(agent, node, Service::PullStatus, &id).await {
+        let status: PullStatus = match ask(pulls, node, Service::PullStatus, &id).await {
             Ok(answer) => from_json(&answer)?,
             Err(e) if e.kind().is_transient() && heard.elapsed() < SILENT_MAX => continue,
             Err(e) => return Err(e),
@@ -295,14 +297,14 @@ async fn follow(
     }
 }
 
-async fn ask(agent: &Arc<Inner>, node: NodeId, service: Service, id: &str) -> Result<bytes::Bytes> {
-    if node != agent.cluster.id() {
-        return agent.cluster.call(node, service.number(), id.as_bytes(), ASK_DEADLINE).await;
+async fn ask(pulls: &Pulls, node: NodeId, service: Service, id: &str) -> Result<bytes::Bytes> {
+    if node != pulls.engine.cluster.id() {
+        return pulls.engine.cluster.call(node, service.number(), id.as_bytes(), ASK_DEADLINE).await;
     }
     if service == Service::CancelPull {
-        agent.pulls.cancel(id)?;
+        pulls.cancel(id)?;
         return Ok(bytes::Bytes::new());
     }
-    let status = agent.pulls.watch(id)?.borrow().clone();
+    let status = pulls.watch(id)?.borrow().clone();
     Ok(to_json(&status)?.into())
 }

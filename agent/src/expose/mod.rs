@@ -1,5 +1,3 @@
-//! The doors: every way a model leaves the agent.
+//! The doors: every way a model leaves the agent other than as a path.
 
 pub mod http;
-pub mod page_cache;
-pub mod paths;

@@ -8,11 +8,10 @@ use std::{
 
 use coordinatorless_p2p::{ChunkHash, SwarmId};
 
-use super::{Lease, artifact::Artifact, resident::resident_bytes, shelf::Shelf};
+use super::{Lease, OpenedFile, artifact::Artifact, resident::resident_bytes, shelf::Shelf};
 use crate::{
     api::ArtifactInfo,
     error::{Error, ErrorKind, IoContext, Result},
-    expose::paths::OpenedFile,
     manifest::Manifest,
     snapshot::RelativePath,
 };

@@ -27,6 +27,7 @@ mod index;
 mod journal;
 mod links;
 mod lock;
+mod opened;
 mod places;
 mod publish;
 mod recover;
@@ -34,6 +35,8 @@ mod resident;
 mod shelf;
 mod space;
 mod verify;
+
+pub use self::opened::OpenedFile;
 
 use std::{
     path::PathBuf,
@@ -54,7 +57,6 @@ use self::{
 use crate::{
     api::{ArtifactInfo, CorruptChunk},
     error::{Error, ErrorKind, IoContext, Result},
-    expose::paths::OpenedFile,
     manifest::{Blueprint, Manifest},
     snapshot::RelativePath,
 };

@@ -25,10 +25,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use memmap2::Mmap;
 use tokio::task::JoinHandle;
 
-use crate::{
-    expose::{page_cache, paths::OpenedFile},
-    metrics,
-};
+use crate::{metrics, page_cache, store::OpenedFile};
 
 /// Mapped at once. 4 MiB is two huge pages: setting up and tearing down is lost in the copying.
 const WINDOW_BYTES: u64 = 4 << 20;

@@ -28,8 +28,8 @@ use super::{
 use crate::{
     api::{Named, Problem},
     error::{Error, ErrorKind},
-    expose::paths::OpenedFile,
     snapshot::RelativePath,
+    store::OpenedFile,
 };
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");

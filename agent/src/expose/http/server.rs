@@ -346,7 +346,7 @@ mod tests {
         let content: Vec<u8> = (0..20 << 20).map(|i: u32| (i % 251) as u8 ^ (i / 251 % 241) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, &content).unwrap();
-        let file = crate::expose::paths::OpenedFile {
+        let file = crate::store::OpenedFile {
             file: Arc::new(file),
             bytes: content.len() as u64,
             etag: coordinatorless_p2p::ChunkHash::of(b"model"),
