@@ -52,7 +52,6 @@ struct Inner {
     pulls: Arc<Pulls>,
     warms: Warms,
     config: Config,
-    began: Instant,
 }
 
 impl Inner {
@@ -104,12 +103,14 @@ impl Agent {
                 store,
                 origins,
                 cluster,
+                has_seeds: !config.cluster.seeds.is_empty(),
+                began: Instant::now(),
                 cancel: CancellationToken::new(),
             }))
         });
         let engine = pulls.engine.clone();
         let warms = Warms::new(pulls.clone());
-        let inner = Arc::new(Inner { engine, pulls, warms, config, began: Instant::now() });
+        let inner = Arc::new(Inner { engine, pulls, warms, config });
         Ok(Self { inner })
     }
 
@@ -344,7 +345,7 @@ impl Agent {
             totals: inner.pulls.totals().sources,
             served_bytes: inner.engine.cluster.served_bytes(),
             rss_bytes: metrics::rss_bytes().unwrap_or(0),
-            uptime_seconds: inner.began.elapsed().as_secs_f64(),
+            uptime_seconds: inner.engine.began.elapsed().as_secs_f64(),
         }
     }
 

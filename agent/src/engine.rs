@@ -2,10 +2,15 @@
 //!
 //! Owns nothing of its own but the parts; jobs, doors and the agent stand above it.
 
+use std::time::{Duration, Instant};
+
 use coordinatorless_p2p::cluster::Cluster;
 use tokio_util::sync::CancellationToken;
 
 use crate::{origin::Origins, resolve::Resolver, store::Store};
+
+/// How long after its start a node waits for the first seed to answer before it pulls alone.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The parts that bring a model onto this disk.
 pub(crate) struct Engine {
@@ -13,6 +18,21 @@ pub(crate) struct Engine {
     pub(crate) origins: Origins,
     pub(crate) cluster: Cluster,
     pub(crate) resolver: Resolver,
+    /// Whether this node was told of others to join.
+    pub(crate) has_seeds: bool,
+    pub(crate) began: Instant,
     /// Cancelled when the agent stops: no job starts after that, and those under way end.
     pub(crate) cancel: CancellationToken,
+}
+
+impl Engine {
+    /// Waits, in the first moments of a node that has seeds, until one of them has answered: whoever pulls
+    /// before it has met anybody reads the whole origin.
+    pub(crate) async fn join(&self) {
+        let mut members = self.cluster.membership().watch();
+        let left = JOIN_PATIENCE.saturating_sub(self.began.elapsed());
+        if self.has_seeds && !left.is_zero() {
+            let _ = tokio::time::timeout(left, members.wait_for(|nodes| nodes.len() > 1)).await;
+        }
+    }
 }

@@ -58,6 +58,7 @@ pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Repor
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
     let mut restarts = 0;
+    engine.join().await;
     loop {
         report.phase(Phase::Resolving);
         let resolved = engine.resolver.resolve(&reference).await?;
