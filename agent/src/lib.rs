@@ -13,6 +13,7 @@ mod engine;
 pub mod error;
 pub mod expose;
 pub mod fetch;
+pub mod flags;
 mod host;
 pub mod layout;
 pub mod manifest;

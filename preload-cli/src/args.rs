@@ -1,13 +1,11 @@
 //! The command line: what can be typed, and what it means.
 //!
-//! Each command's own options are beside the command; here are those that all share. Environment
-//! variables stand in for `--agent`, `--token-file` and `--data-dir`; an option always wins.
+//! Each command's own options are beside the command, those that commands share in
+//! [`options`](crate::options).
 
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
-
-use crate::{command, demo, failure::EXIT_CODES, output::ProgressMode};
+use crate::{command, demo, failure::EXIT_CODES, options::Global};
 
 /// Bring models onto this node, warm a fleet, and see how much longer it takes.
 ///
@@ -37,40 +35,6 @@ Examples:
   preload warm s3://models/llama-3-8b --all --wait
   preload plan hf://org/name                     what would come from where";
 
-/// What every command understands.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Common options")]
-pub(crate) struct Global {
-    /// The agent to talk to [env: EMBERLINE_AGENT] [default: http://127.0.0.1:7580].
-    #[arg(long, global = true, value_name = "URL", conflicts_with_all = ["data_dir", "join"])]
-    pub(crate) agent: Option<String>,
-    /// File with the agent's token [env: EMBERLINE_TOKEN_FILE].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// Where artifacts live when the engine runs in this process [env: EMBERLINE_DATA_DIR] [default:
-    /// /var/lib/emberline if it can be written, else ~/.cache/emberline].
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Run the engine in this process and join the swarm of this member; may be given more than once.
-    #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',')]
-    pub(crate) join: Vec<String>,
-    /// The cluster secret to join with [env: EMBERLINE_CLUSTER__SECRET_FILE].
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) secret_file: Option<PathBuf>,
-    /// Answer with one JSON value on stdout, and nothing else there.
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// How to show progress on stderr.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", hide_possible_values = true)]
-    pub(crate) progress: ProgressMode,
-    /// No progress and no remarks; errors only.
-    #[arg(long, short, global = true)]
-    pub(crate) quiet: bool,
-    /// Show the log of the engine in this process; twice for more.
-    #[arg(long, short, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-}
-
 /// One file each below `command`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -96,17 +60,6 @@ pub(crate) enum Asking {
     Members(command::members::Members),
     Agent(command::agent::Agent),
     Demo(demo::Demo),
-}
-
-/// Which files of a model, as the Hub's own client names them.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Patterns {
-    /// Only files that match this shell pattern; may be given more than once.
-    #[arg(long = "allow-pattern", alias = "allow-patterns", value_name = "PATTERN")]
-    pub(crate) allow: Vec<String>,
-    /// No file that matches this one; may be given more than once.
-    #[arg(long = "ignore-pattern", alias = "ignore-patterns", value_name = "PATTERN")]
-    pub(crate) ignore: Vec<String>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod command;
 mod demo;
 pub mod failure;
 mod interrupt;
+mod options;
 pub mod output;
 mod reference;
 mod session;
@@ -21,15 +22,15 @@ pub mod units;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use emberline_agent::{error::ErrorKind, run};
 use futures::future::LocalBoxFuture;
 
 use crate::{
     args::{Asking, Cli, Command},
-    command::Context,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
+    options::Context,
     output::{Output, ProgressMode},
 };
 
@@ -70,7 +71,7 @@ fn misunderstood(error: &clap::Error, line: &[OsString]) -> ExitCode {
 fn execute(command: Command, context: &Context) -> Result<()> {
     let command = match command {
         Command::Secret(secret) => return secret.run(context),
-        Command::Completions(completions) => return completions.run(context),
+        Command::Completions(completions) => return completions.run(Cli::command()),
         Command::Asking(asking) => *asking,
     };
     let runtime = run::runtime()?;

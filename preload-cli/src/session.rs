@@ -21,10 +21,9 @@ use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::Global,
     client::{Client, DEFAULT_AGENT},
-    command::Context,
     failure::{Failure, Result},
+    options::{Context, Global},
     units,
 };
 

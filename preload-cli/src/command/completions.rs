@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::{Shell, generate};
 
-use super::Context;
-use crate::{args::Cli, failure::Result};
+use crate::failure::Result;
 
 /// Print a completion script for a shell.
 #[derive(Debug, Args)]
@@ -22,9 +21,10 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self, _: &Context) -> Result<()> {
+    /// `definition` is the whole command line.
+    pub(crate) fn run(self, mut definition: clap::Command) -> Result<()> {
         let mut script = Vec::new();
-        generate(self.shell, &mut Cli::command(), "preload", &mut script);
+        generate(self.shell, &mut definition, "preload", &mut script);
         // Whoever closes the pipe early has seen enough.
         let _ = io::stdout().lock().write_all(&script);
         Ok(())

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::Context;
-use crate::{failure::Result, output::table, session::Session};
+use crate::{failure::Result, options::Context, output::table, session::Session};
 
 /// List what is on this node's disk.
 #[derive(Debug, Args)]

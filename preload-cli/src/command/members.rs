@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::Context;
-use crate::{failure::Result, output::table, session::Session};
+use crate::{failure::Result, options::Context, output::table, session::Session};
 
 /// List the members of the cluster as this node sees them.
 #[derive(Debug, Args)]

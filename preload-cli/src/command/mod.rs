@@ -13,12 +13,3 @@ pub(crate) mod secret;
 pub(crate) mod status;
 pub(crate) mod verify;
 pub(crate) mod warm;
-
-use crate::{args::Global, output::Output};
-
-/// What every command is given.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) global: Global,
-    pub(crate) output: Output,
-}

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::Context;
-use crate::{failure::Result, reference, session::Session};
+use crate::{failure::Result, options::Context, reference, session::Session};
 
 /// Print where a complete artifact is; never fetches.
 #[derive(Debug, Args)]

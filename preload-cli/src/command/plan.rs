@@ -3,8 +3,13 @@
 use clap::Args;
 use emberline_agent::api::PlanRequest;
 
-use super::Context;
-use crate::{args::Patterns, failure::Result, output::table, reference, session::Session};
+use crate::{
+    failure::Result,
+    options::{Context, Patterns},
+    output::table,
+    reference,
+    session::Session,
+};
 
 /// Say what a pull would do: what is here, what would come from where, how long.
 #[derive(Debug, Args)]

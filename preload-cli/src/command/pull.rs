@@ -10,12 +10,11 @@ use emberline_agent::{
 use futures::future::join_all;
 use serde::Serialize;
 
-use super::Context;
 use crate::{
-    args::Patterns,
     client::Client,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
+    options::{Context, Patterns},
     output::progress::Progress,
     reference,
     session::Session,

@@ -3,8 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Context;
-use crate::{failure::Result, reference, session::Session};
+use crate::{failure::Result, options::Context, reference, session::Session};
 
 /// Remove artifacts from this node's disk.
 ///

@@ -12,8 +12,10 @@ use emberline_agent::error::{ErrorKind, IoContext};
 use rand::{TryRngCore, rngs::OsRng};
 use serde::Serialize;
 
-use super::Context;
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    options::Context,
+};
 
 /// Make the secret that all agents of a cluster share.
 #[derive(Debug, Args)]

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::Context;
-use crate::{failure::Result, output::table, session::Session};
+use crate::{failure::Result, options::Context, output::table, session::Session};
 
 /// Show the agent in one glance: disk, members, pulls under way, artifacts.
 #[derive(Debug, Args)]

@@ -3,10 +3,10 @@
 use clap::Args;
 use emberline_agent::{api::VerifyReport, error::ErrorKind};
 
-use super::Context;
 use crate::{
     client::Client,
     failure::{Failure, Result},
+    options::Context,
     output::table,
     reference,
     session::Session,

@@ -8,12 +8,11 @@ use emberline_agent::{
     error::ErrorKind,
 };
 
-use super::Context;
 use crate::{
-    args::Patterns,
     client::Client,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
+    options::{Context, Patterns},
     output::table,
     reference,
     session::Session,

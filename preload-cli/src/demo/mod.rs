@@ -31,9 +31,9 @@ use self::{
     stage::Stage,
 };
 use crate::{
-    command::Context,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
+    options::Context,
     reference,
     specimen::Specimen,
     units,
