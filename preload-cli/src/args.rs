@@ -12,7 +12,7 @@ use crate::{command, demo, failure::EXIT_CODES, output::ProgressMode};
 /// Bring models onto this node, warm a fleet, and see how much longer it takes.
 ///
 /// Talks to the agent of this node. Where none runs, the same engine runs inside this process, on a
-/// data directory of yours; with --join it takes part in a swarm.
+/// data directory of yours; with --join it takes part in a swarm while the command runs.
 #[derive(Debug, Parser)]
 #[command(
     name = "preload",
@@ -60,7 +60,7 @@ pub(crate) struct Global {
     /// Answer with one JSON value on stdout, and nothing else there.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// How to show progress on stderr.
+    /// How to show progress on stderr: auto, bar, plain, json or none.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", hide_possible_values = true)]
     pub(crate) progress: ProgressMode,
     /// No progress and no remarks; errors only.
