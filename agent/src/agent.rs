@@ -43,6 +43,9 @@ use crate::{
     warm::Warms,
 };
 
+/// How long after its start a node waits for the first seed to answer before it pulls alone.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A running agent. Cheap to clone; all clones are the same agent.
 #[derive(Clone)]
 pub struct Agent {
@@ -78,6 +81,16 @@ impl Inner {
             return Err(Error::new(ErrorKind::Invalid, "the directory to place files in must be absolute"));
         }
         self.pulls.start(self, request)
+    }
+
+    /// Waits, in the first moments of a node that has seeds, until one of them has answered: whoever pulls
+    /// before it has met anybody reads the whole origin.
+    pub(crate) async fn join(&self) {
+        let mut members = self.cluster.membership().watch();
+        let left = JOIN_PATIENCE.saturating_sub(self.began.elapsed());
+        if !self.config.cluster.seeds.is_empty() && !left.is_zero() {
+            let _ = tokio::time::timeout(left, members.wait_for(|nodes| nodes.len() > 1)).await;
+        }
     }
 
     fn find(&self, named: &str) -> Result<SwarmId> {

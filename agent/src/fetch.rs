@@ -58,6 +58,7 @@ pub(crate) async fn bring(agent: &Arc<Inner>, request: &PullRequest, report: &Re
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
     let mut restarts = 0;
+    agent.join().await;
     loop {
         report.phase(Phase::Resolving);
         let resolved = agent.resolver.resolve(&reference).await?;

@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinatorless_p2p::cluster::Cluster;
-use futures::{StreamExt, TryStreamExt};
+use coordinatorless_p2p::{
+    NodeId,
+    cluster::{Cluster, HOMES},
+};
+use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -27,8 +30,10 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(30);
 /// How long a home has to answer: it may have to list a large bucket first.
 const HOME_DEADLINE: Duration = Duration::from_secs(20);
-/// A home that does not even answer this is passed over.
+/// A node that does not even answer this is passed over.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a better home is waited for when another has answered.
+const BETTER_HOME: Duration = Duration::from_millis(300);
 /// Listings remembered.
 const LISTINGS_MAX: usize = 4096;
 /// Header reads of one snapshot at a time.
@@ -96,20 +101,9 @@ impl Resolver {
     }
 
     async fn ask_homes(&self, reference: &Reference, name: &str) -> Result<Arc<Blueprint>> {
-        let me = self.cluster.id();
-        for home in self.cluster.homes(blake3::hash(name.as_bytes()).as_bytes()) {
-            if home == me {
-                break;
-            }
-            // Alive first, for a listing may take long and a dead home answers neither.
-            let call = |deadline, service: Service, body: Vec<u8>| async move {
-                self.cluster.call(home, service.number(), &body, deadline).await
-            };
-            if let Err(e) = call(ASK_DEADLINE, Service::Ping, Vec::new()).await {
-                tracing::debug!(home = %home.short(), error = %e, "a home does not answer");
-                continue;
-            }
-            match call(HOME_DEADLINE, Service::Resolve, name.as_bytes().to_vec()).await {
+        if let Some(home) = self.first_home(name).await {
+            let body = name.as_bytes();
+            match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
                 Ok(answer) => {
                     let blueprint = Blueprint::decode(&answer)?;
                     if blueprint.reference == name {
@@ -117,14 +111,44 @@ impl Resolver {
                     }
                     tracing::warn!(home = %home.short(), name, "a home answered with another reference");
                 }
-                // It may lack the credentials that this node has; it says so, and we try ourselves.
-                Err(e) => {
-                    tracing::debug!(home = %home.short(), error = %e, "a home could not resolve");
-                    break;
-                }
+                // It may lack the credentials that this node has: we try ourselves.
+                Err(e) => tracing::debug!(home = %home.short(), error = %e, "a home could not resolve"),
             }
         }
         self.list(reference).await
+    }
+
+    /// The best home of `name` that answers now; `None` when this node is the best one itself.
+    ///
+    /// All are asked at once whether they live, since a home that just died is still on the ring and a
+    /// listing may rightly take long. A better home is waited for, but not beyond [`BETTER_HOME`] once
+    /// another has answered.
+    async fn first_home(&self, name: &str) -> Option<NodeId> {
+        let me = self.cluster.id();
+        let homes = self.cluster.homes(blake3::hash(name.as_bytes()).as_bytes());
+        let homes = &homes[..homes.iter().position(|h| *h == me).unwrap_or(homes.len())];
+        let mut pings: FuturesUnordered<_> = homes
+            .iter()
+            .enumerate()
+            .map(|(rank, home)| async move {
+                let answer = self.cluster.call(*home, Service::Ping.number(), &[], ASK_DEADLINE).await;
+                answer.is_ok().then_some(rank)
+            })
+            .collect();
+        let mut best: Option<usize> = None;
+        let patience = tokio::time::sleep(BETTER_HOME);
+        tokio::pin!(patience);
+        while best != Some(0) {
+            tokio::select! {
+                answer = pings.next() => match answer {
+                    Some(answered) => best = answered.into_iter().chain(best).min(),
+                    None => break,
+                },
+                // This node comes after its betters on the ring; it does not wait for the dead.
+                () = &mut patience, if best.is_some() || homes.len() < HOMES => break,
+            }
+        }
+        best.map(|rank| homes[rank])
     }
 
     /// Lists the origin itself, one flight at a time for each reference.

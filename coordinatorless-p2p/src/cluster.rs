@@ -495,15 +495,12 @@ impl Cluster {
                 lock(&self.inner.meeting).forget(*gone);
             }
             last.clone_from(&ids);
-            let swarms: Vec<SwarmId> = {
-                let running = lock(&self.inner.swarms);
-                for r in running.values() {
-                    let _ = r.control.send(Control::Members(ids.clone()));
-                }
-                running.keys().copied().collect()
-            };
-            // The homes may have changed with the members.
-            if !swarms.is_empty() {
+            for running in lock(&self.inner.swarms).values() {
+                let _ = running.control.send(Control::Members(ids.clone()));
+            }
+            // The homes may have changed with the members: tell the new ones what is here.
+            let swarms = self.all_swarms();
+            if !swarms.is_empty() && nodes.len() > 1 {
                 self.meet(&swarms, true).await;
             }
             tokio::select! {
@@ -515,27 +512,36 @@ impl Cluster {
 
     async fn renew(self) {
         let mut renewed = Instant::now();
-        let mut first = true;
         loop {
             tokio::select! {
                 () = self.inner.cancel.cancelled() => return,
                 () = tokio::time::sleep(MEET_EVERY) => {}
             }
-            let mut swarms: Vec<SwarmId> = {
-                let mut running = lock(&self.inner.swarms);
-                running.retain(|_, r| !r.control.is_closed());
-                running.keys().copied().collect()
+            let swarms = if renewed.elapsed() >= RENEW_EVERY {
+                renewed = Instant::now();
+                self.all_swarms()
+            } else {
+                self.running_swarms()
             };
-            if first || renewed.elapsed() >= RENEW_EVERY {
-                (renewed, first) = (Instant::now(), false);
-                swarms.extend(self.inner.shared.host.holdings());
-                swarms.sort_unstable();
-                swarms.dedup();
-            }
             if !swarms.is_empty() {
                 self.meet(&swarms, true).await;
             }
         }
+    }
+
+    fn running_swarms(&self) -> Vec<SwarmId> {
+        let mut running = lock(&self.inner.swarms);
+        running.retain(|_, r| !r.control.is_closed());
+        running.keys().copied().collect()
+    }
+
+    /// Swarms that run or of which something is here.
+    fn all_swarms(&self) -> Vec<SwarmId> {
+        let mut swarms = self.running_swarms();
+        swarms.extend(self.inner.shared.host.holdings());
+        swarms.sort_unstable();
+        swarms.dedup();
+        swarms
     }
 }
 
