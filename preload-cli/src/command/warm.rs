@@ -24,12 +24,15 @@ use crate::{
 /// With --wait the command ends when enough nodes have it, or when that cannot become true any more;
 /// then the exit code is not 0.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "preload warm [OPTIONS] <REF> <--all|--nodes <COUNT>|--zone <ZONE>|--node <NODE>...>",
+    after_help = "\
 Examples:
   preload warm s3://models/llama-3-8b --all --wait
   preload warm hf://org/name --nodes 4 --min-ready 3 --wait --timeout 10m
   preload warm s3://models/llama-3-8b --zone eu-1a
-  preload warm s3://models/llama-3-8b --node gpu-7 gpu-8")]
+  preload warm s3://models/llama-3-8b --node gpu-7 gpu-8"
+)]
 pub(crate) struct Warm {
     /// What to bring.
     #[arg(value_name = "REF")]
@@ -64,7 +67,7 @@ struct Whom {
     /// Every live member of this zone.
     #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
-    /// These, by name, id or the first digits of the id.
+    /// These, by name, id or the first digits of the id; REF goes in front.
     #[arg(long = "node", value_name = "NODE", num_args = 1..)]
     ids: Vec<String>,
 }
