@@ -39,7 +39,7 @@ use crate::{
     reference::Reference,
     resolve::Resolver,
     services::AgentHost,
-    store::Store,
+    store::{self, Store},
     warm::Warms,
 };
 
@@ -117,7 +117,7 @@ impl Agent {
             let parts = Parts {
                 transport,
                 membership,
-                store: Arc::new(store.clone()),
+                store: store::served(store.clone()),
                 host: Arc::new(AgentHost(weak.clone(), store.clone())),
                 observer: Arc::new(Trouble),
             };
