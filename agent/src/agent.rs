@@ -37,7 +37,7 @@ use crate::{
     pulls::Pulls,
     reference::Reference,
     resolve::Resolver,
-    store::{OpenedFile, Store},
+    store::{self, OpenedFile, Store},
     warm::Warms,
 };
 
@@ -93,7 +93,7 @@ impl Agent {
             let parts = Parts {
                 transport,
                 membership,
-                store: Arc::new(store.clone()),
+                store: store::served(store.clone()),
                 host: Arc::new(AgentHost { pulls: pulls.clone(), store: store.clone() }),
                 observer: Arc::new(Trouble),
             };

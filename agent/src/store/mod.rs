@@ -20,6 +20,8 @@ mod adopt;
 mod artifact;
 mod chunks;
 mod commit;
+#[cfg(feature = "faults")]
+mod corrupting;
 mod describe;
 mod disk;
 mod fault;
@@ -92,6 +94,15 @@ impl Default for StoreConfig {
 #[derive(Clone)]
 pub struct Store {
     shelf: Arc<Shelf>,
+}
+
+#[cfg(feature = "faults")]
+pub(crate) use self::corrupting::served;
+
+/// The store as peers get to see it.
+#[cfg(not(feature = "faults"))]
+pub(crate) fn served(store: Store) -> Arc<dyn ChunkStore> {
+    Arc::new(store)
 }
 
 /// Which files of a blueprint a pull wants, ascending indices.
