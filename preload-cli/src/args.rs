@@ -10,7 +10,7 @@ use crate::{command, demo, failure::EXIT_CODES, options::Global};
 /// Bring models onto this node, warm a fleet, and see how much longer it takes.
 ///
 /// Talks to the agent of this node. Where none runs, the same engine runs inside this process, on a
-/// data directory of yours; with --join it takes part in a swarm.
+/// data directory of yours; with --join it takes part in a swarm while the command runs.
 #[derive(Debug, Parser)]
 #[command(
     name = "preload",

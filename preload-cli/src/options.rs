@@ -32,7 +32,7 @@ pub(crate) struct Global {
     /// Answer with one JSON value on stdout, and nothing else there.
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// How to show progress on stderr.
+    /// How to show progress on stderr: auto, bar, plain, json or none.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "HOW", hide_possible_values = true)]
     pub(crate) progress: ProgressMode,
     /// No progress and no remarks; errors only.

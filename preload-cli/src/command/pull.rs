@@ -33,7 +33,7 @@ Examples:
   preload pull gs://bucket/a az://container/b --timeout 10m
   preload pull s3://models/llama-3-8b --join 10.0.0.1:7581 --secret-file cluster.secret")]
 pub(crate) struct Pull {
-    /// What to bring: s3://, gs://, az://, hf://, https://, a path, …
+    /// What to bring: s3://, gs://, az://, abfs://, hf://, https://, ember://, or a path.
     #[arg(required = true, value_name = "REF")]
     references: Vec<String>,
     /// Also place the files here: hard links where possible, else copies.
@@ -50,7 +50,7 @@ pub(crate) struct Pull {
     /// Give up after this long, for example 90s or 10m.
     #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
     timeout: Option<Duration>,
-    /// Fail unless the origin publishes a manifest for this version.
+    /// Fail unless every chunk's hash is known beforehand: pulled here before, or ember://.
     #[arg(long)]
     require_manifest: bool,
 }

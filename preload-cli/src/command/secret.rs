@@ -24,7 +24,7 @@ use crate::{
     after_help = "\
 Examples:
   preload secret new cluster.secret
-  kubectl create secret generic emberline --from-file=secret=cluster.secret"
+  kubectl -n emberline create secret generic emberline-agent --from-file=cluster-secret=cluster.secret"
 )]
 pub(crate) struct Secret {
     #[command(subcommand)]

@@ -26,7 +26,7 @@ pub(crate) struct Verify {
     /// Which artifacts; all of them unless given.
     #[arg(value_name = "REF")]
     references: Vec<String>,
-    /// Only report what is wrong.
+    /// Only report what is wrong. It is not served any more; `preload pull` fetches it anew.
     #[arg(long)]
     no_repair: bool,
     /// The default; here so that it can be said.
@@ -69,8 +69,8 @@ fn judge(reports: &[VerifyReport]) -> Result<()> {
         return Ok(());
     }
     let left = units::count(found - repaired, "chunk");
-    Err(Failure::new(ErrorKind::Corrupt, format!("{left} do not have their hash"))
-        .advice("run `preload verify` without --no-repair, or `preload pull` again, to fetch them anew")
+    Err(Failure::new(ErrorKind::Corrupt, format!("wrong bytes in {left}"))
+        .advice("run `preload pull` with the same reference to fetch them anew")
         .answered())
 }
 
