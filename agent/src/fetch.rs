@@ -1,6 +1,6 @@
 //! The data path: one straight line from a reference to a path.
 //!
-//! [`bring`] is that line; every word of it is a module. Nothing unverified reaches the store and
+//! `bring` is that line; every word of it is a module. Nothing unverified reaches the store and
 //! nothing incomplete gets a path.
 
 use std::{ops::Range, sync::Arc, time::Duration};

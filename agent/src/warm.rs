@@ -255,13 +255,16 @@ async fn run(
     });
 }
 
+/// Changes what is told of one node.
+type Tell<'a> = dyn Fn(&dyn Fn(&mut WarmNode)) + Sync + 'a;
+
 /// Has one node pull and follows it to its end.
 async fn follow(
     pulls: &Pulls,
     node: NodeId,
     pull: &PullRequest,
     stop: &CancellationToken,
-    told: &(dyn Fn(&dyn Fn(&mut WarmNode)) + Sync),
+    told: &Tell<'_>,
 ) -> Result<()> {
     let id = if node == pulls.engine.cluster.id() {
         pulls.start(pull.clone())?.borrow().id.clone()

@@ -14,6 +14,5 @@ pub mod module_graph;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
-pub mod python;
 pub mod relay;
 pub mod swarm_bench;

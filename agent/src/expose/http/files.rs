@@ -1,6 +1,6 @@
 //! Files over HTTP: an opened file and a request's headers in, a response out.
 //!
-//! What part is sent is decided in [`ranges`](super::ranges), how its bytes travel in
+//! What part is sent is decided in [`ranges`], how its bytes travel in
 //! [`body`](super::body). Never compressed, never redirected: clients resume by byte position.
 
 use std::{
