@@ -57,18 +57,19 @@ fn span_bytes(total: u64) -> u64 {
 pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Reporter) -> Result<Published> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-    let mut restarts = 0;
+    let (mut restarts, mut outdated) = (0, None);
     engine.join().await;
     loop {
         report.phase(Phase::Resolving);
-        let resolved = engine.resolver.resolve(&reference).await?;
+        let resolved = engine.resolver.resolve(&reference, outdated).await?;
         if request.require_manifest && resolved.manifest.is_none() {
             return Err(no_manifest(&reference));
         }
+        let swarm = resolved.blueprint.swarm_id();
         match materialise(engine, request, &reference, &patterns, resolved, report).await {
             Err(e) if origin_changed(&e) && restarts < RESTARTS_MAX => {
                 tracing::warn!(reference = %reference, error = %e, "origin changed: starting over on the new version");
-                engine.resolver.forget(&reference);
+                outdated = Some(swarm);
                 restarts += 1;
             }
             done => return done,

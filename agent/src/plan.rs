@@ -26,7 +26,7 @@ const ASKED_MAX: usize = 64;
 pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Option<f64>) -> Result<Plan> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-    let resolved = engine.resolver.resolve(&reference).await?;
+    let resolved = engine.resolver.resolve(&reference, None).await?;
     let blueprint = &resolved.blueprint;
     let wanted: Vec<usize> =
         (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    NodeId,
+    NodeId, SwarmId,
     cluster::{Cluster, HOMES},
 };
 use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
@@ -71,17 +71,23 @@ impl Resolver {
 
     /// What `reference` means now, asking its homes first. Cancel-safe.
     ///
+    /// `outdated` is what the origin turned out to have left behind: neither this node nor a home answers
+    /// with it from memory.
+    ///
     /// # Errors
     /// As [`Origin::snapshot`]; `NotFound` for an `ember://` hash that no member has.
-    pub async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
+    pub async fn resolve(&self, reference: &Reference, outdated: Option<SwarmId>) -> Result<Resolved> {
         if let Reference::Ember(hash) = reference {
             return self.resolve_content(*hash).await;
         }
         let name = reference.to_string();
+        if let Some(outdated) = outdated {
+            self.forget_outdated(&name, outdated);
+        }
         // A path of this machine means something else on another.
         let local = matches!(reference, Reference::File(_));
         let resolved =
-            if local { self.list(reference).await } else { self.ask_homes(reference, &name).await };
+            if local { self.list(reference).await } else { self.ask_homes(reference, &name, outdated).await };
         match resolved {
             Ok(blueprint) => {
                 let manifest = self.store.manifest(blueprint.swarm_id());
@@ -100,9 +106,18 @@ impl Resolver {
         Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true })
     }
 
-    async fn ask_homes(&self, reference: &Reference, name: &str) -> Result<Arc<Blueprint>> {
+    async fn ask_homes(
+        &self,
+        reference: &Reference,
+        name: &str,
+        outdated: Option<SwarmId>,
+    ) -> Result<Arc<Blueprint>> {
         if let Some(home) = self.first_home(name).await {
-            let body = name.as_bytes();
+            let question = match outdated {
+                Some(outdated) => format!("{name}\n{outdated}"),
+                None => name.to_owned(),
+            };
+            let body = question.as_bytes();
             match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
                 Ok(answer) => {
                     let blueprint = Blueprint::decode(&answer)?;
@@ -201,9 +216,19 @@ impl Resolver {
         cell
     }
 
-    /// Forgets a listing, because the origin turned out to have changed since.
-    pub fn forget(&self, reference: &Reference) {
+    /// Forgets whatever was listed.
+    fn forget(&self, reference: &Reference) {
         self.listings.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference.to_string());
+    }
+
+    /// Forgets a listing that the origin has left behind. One made since stays: a herd that learns of the
+    /// change costs the origin one listing, too.
+    fn forget_outdated(&self, name: &str, outdated: SwarmId) {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = listings.get(name).and_then(|listing| listing.cell.get());
+        if listed.is_some_and(|blueprint| blueprint.swarm_id() == outdated) {
+            listings.remove(name);
+        }
     }
 
     /// The artifact with this manifest, from this disk or any member's.
@@ -237,13 +262,21 @@ impl Resolver {
         Err(Error::new(ErrorKind::NotFound, format!("no live member has the manifest ember://{hash}")))
     }
 
-    /// Answers [`Service::Resolve`] for another node.
+    /// Answers [`Service::Resolve`] for another node: a reference and, after a line feed, the swarm id of
+    /// a listing that will not do.
     ///
     /// # Errors
     /// `Denied` for references that name a path of this machine; as [`list`](Self::list).
-    pub async fn answer(&self, name: &str) -> Result<Vec<u8>> {
+    pub async fn answer(&self, question: &str) -> Result<Vec<u8>> {
+        let (name, outdated) = match question.split_once('\n') {
+            Some((name, outdated)) => (name, Some(outdated.parse::<SwarmId>()?)),
+            None => (question, None),
+        };
         let reference: Reference = name.parse()?;
         services::refuse_local(&reference)?;
+        if let Some(outdated) = outdated {
+            self.forget_outdated(&reference.to_string(), outdated);
+        }
         Ok(self.list(&reference).await?.encode())
     }
 }
