@@ -10,8 +10,8 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ChunkSet, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey,
-    SwarmId,
+    ChunkSet, ChunkStore, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId,
+    NodeKey, SwarmId,
     cluster::{Cluster, ClusterConfig, Observer, Parts},
     transport::{
         Transport,
@@ -31,13 +31,14 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fetch,
     host::AgentHost,
+    manifest::Blueprint,
     metrics,
     origin::Origins,
     plan,
     pulls::Pulls,
     reference::Reference,
     resolve::Resolver,
-    store::{self, OpenedFile, Store},
+    store::{self, Lease, OpenedFile, Store},
     warm::Warms,
 };
 
@@ -240,9 +241,7 @@ impl Agent {
         let lease = self.inner.engine.store.lease(swarm)?;
         let missing = || Error::new(ErrorKind::NotFound, format!("{named} is not on this node"));
         let blueprint = self.inner.engine.store.blueprint(swarm).ok_or_else(missing)?;
-        let was = self.artifact(named).await?;
         let (held, bytes) = {
-            use coordinatorless_p2p::ChunkStore;
             let held = self.inner.engine.store.inventory(swarm)?.held;
             let lens = blueprint.chunk_lens();
             let bytes = held.iter().map(|c| u64::from(lens[c as usize])).sum();
@@ -261,31 +260,32 @@ impl Agent {
             seconds: 0.0,
             corrupt,
         };
-        if repair && !report.corrupt.is_empty() {
-            let mut wanted = ChunkSet::new(blueprint.chunk_count());
-            let mut files = Vec::new();
-            for chunk in &report.corrupt {
-                let Some(file) = blueprint.files.iter().position(|f| f.path.as_str() == chunk.path) else {
-                    continue;
-                };
-                for c in
-                    blueprint.chunks_overlapping(file, chunk.offset..chunk.offset + u64::from(chunk.bytes))
-                {
-                    wanted.insert(c);
-                }
-                files.push(file);
-            }
-            fetch::refetch(&self.inner.engine, &lease, wanted).await?;
-            for file in files {
-                self.inner.engine.store.publish_file(swarm, file).await?;
-            }
-            if was.complete {
-                self.inner.engine.store.publish(swarm, &self.inner.engine.store.wanted(swarm)).await?;
-            }
+        if repair {
+            self.repair(&lease, &blueprint).await?;
             report.repaired = report.corrupt.len() as u64;
         }
         report.seconds = began.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// Fetches whatever a wanted file lacks, found rotten now or earlier, and publishes it again.
+    async fn repair(&self, lease: &Lease, blueprint: &Blueprint) -> Result<()> {
+        let store = &self.inner.engine.store;
+        let wanted = store.wanted(lease.swarm);
+        let held = store.inventory(lease.swarm)?.held;
+        let mut lacking = ChunkSet::new(blueprint.chunk_count());
+        fetch::wanted_chunks(blueprint, &wanted).iter().filter(|c| !held.contains(*c)).for_each(|c| {
+            lacking.insert(c);
+        });
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        fetch::refetch(&self.inner.engine, lease, lacking).await?;
+        for &file in &wanted {
+            store.publish_file(lease.swarm, file).await?;
+        }
+        store.publish(lease.swarm, &wanted).await?;
+        Ok(())
     }
 
     /// Keeps an artifact from eviction, or lets it go.

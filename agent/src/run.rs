@@ -263,7 +263,11 @@ fn raise_descriptor_limit() {
 /// # Errors
 /// `Invalid` for a level that is none.
 pub fn start_logging(config: &LogConfig) -> Result<()> {
-    let lines = tracing_subscriber::fmt().with_env_filter(config.directives()?).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(config.directives()?)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours);
     let _ = match config.format {
         LogFormat::Text => lines.with_target(false).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

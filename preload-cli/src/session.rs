@@ -124,8 +124,9 @@ impl Session {
 
     async fn start(context: &Context, config: Config) -> Result<Self> {
         let Global { verbose, join, .. } = &context.global;
-        if *verbose > 0 {
-            let level = if *verbose == 1 { "info" } else { "debug" };
+        // Who joins a swarm wants to hear when it is refused there.
+        if *verbose > 0 || !(join.is_empty() || context.global.quiet) {
+            let level = ["warn", "info", "debug"][usize::from(*verbose).min(2)];
             run::start_logging(&LogConfig { level: level.to_owned(), ..LogConfig::default() })?;
         }
         let data_dir = config.data_dir.clone();
@@ -159,7 +160,8 @@ impl Session {
         if met.await.is_err() {
             let waited = units::seconds(JOIN_TIMEOUT.as_secs_f64());
             context.output.note(&format!(
-                "none of {} has answered within {waited}; going on alone until one does",
+                "none of {} has answered within {waited} (is it up, is its UDP port open, and is --secret-file its \
+                 cluster's?); going on alone until one does",
                 context.global.join.join(", ")
             ));
         }
