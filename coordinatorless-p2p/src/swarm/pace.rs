@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::Now;
 
+/// Streams open at least, alone: there is nobody to take a share from, so wide, as the best downloaders do.
+const STREAMS_ALONE: usize = 8;
 /// Streams open at most, alone.
 const STREAMS_MAX: usize = 16;
 /// Streams open at most while others take part.
@@ -53,8 +55,7 @@ impl OriginPace {
         if now < self.hold_until {
             0
         } else if alone {
-            // Alone there is nobody to take a share from: start wide, as the best downloaders do.
-            self.level.max(8).min(STREAMS_MAX)
+            self.level.clamp(STREAMS_ALONE, STREAMS_MAX)
         } else {
             self.level.min(STREAMS_MAX_IN_COMPANY)
         }
