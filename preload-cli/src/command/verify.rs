@@ -70,7 +70,7 @@ fn judge(reports: &[VerifyReport]) -> Result<()> {
     }
     let left = units::count(found - repaired, "chunk");
     Err(Failure::new(ErrorKind::Corrupt, format!("{left} do not have their hash"))
-        .advice("run `preload verify` without --no-repair, or `preload pull` again, to fetch them anew")
+        .advice("they are out of use now: run `preload pull` again to fetch them anew")
         .answered())
 }
 
