@@ -119,7 +119,7 @@ fn describe() {
 
 /// A series that is absent until the first event breaks rates and alerts on it.
 fn start_at_zero() {
-    for name in [PEER_BYTES, REUSED_BYTES, WASTED_BYTES, HTTP_SHED] {
+    for name in [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, HTTP_SHED] {
         counter!(name).increment(0);
     }
     for door in Door::ALL {
@@ -207,11 +207,12 @@ impl Found {
     }
 }
 
-/// Counts bytes by where they came from; `since_last` are those since the call before. What came from
-/// origins counts `origin::count`, by scheme.
+/// Counts bytes by where they came from; `since_last` are those since the call before.
 pub fn received(since_last: Sources) {
-    let Sources { origin: _, peers, reused, wasted } = since_last;
-    for (name, bytes) in [(PEER_BYTES, peers), (REUSED_BYTES, reused), (WASTED_BYTES, wasted)] {
+    let Sources { origin, peers, reused, wasted } = since_last;
+    for (name, bytes) in
+        [(ORIGIN_BYTES, origin), (PEER_BYTES, peers), (REUSED_BYTES, reused), (WASTED_BYTES, wasted)]
+    {
         if bytes > 0 {
             counter!(name).increment(bytes);
         }
@@ -342,7 +343,7 @@ mod tests {
         phase(Phase::Publishing, Duration::from_millis(30));
         let after = render();
         let grown = |series: &str| value(&after, series) - value(&before, series);
-        assert!(grown(WASTED_BYTES) >= 1.0);
+        assert!(grown(ORIGIN_BYTES) >= 7.0 && grown(WASTED_BYTES) >= 1.0);
         assert!(value(&after, "emberline_pulls_total{result=\"full\"}") >= 1.0);
         assert!(value(&after, "emberline_phase_seconds_bucket{phase=\"publishing\",le=\"0.05\"}") >= 1.0);
         assert!(value(&after, RSS) > 1e6);

@@ -174,16 +174,7 @@ impl AgentProcess {
     /// `Timeout` when it is still there after a minute.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().at(|| format!("wait for {}", self.options.name))? {
-                return Ok(status);
-            }
-            if start.elapsed() > STOP_DEADLINE {
-                return Err(Error::new(ErrorKind::Timeout, format!("{} does not stop", self.options.name)));
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
+        self.wait_exit(STOP_DEADLINE).await
     }
 
     /// Starts it again on the same directory and QUIC address, after [`kill`](Self::kill) or
@@ -197,6 +188,41 @@ impl AgentProcess {
         let (child, bound, client) = wait_ready(child, &self.data_dir, &self.log, &self.options).await?;
         (self.child, self.bound, self.client) = (child, bound, client);
         Ok(())
+    }
+
+    /// As [`restart`](Self::restart), with other members to join by.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn restart_towards(&mut self, seeds: Vec<SocketAddr>) -> Result<()> {
+        self.options.seeds = seeds;
+        self.restart().await
+    }
+
+    /// As [`restart`](Self::restart), without these variables.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn restart_without(&mut self, variables: &[&str]) -> Result<()> {
+        self.options.env.retain(|(name, _)| !variables.contains(&name.as_str()));
+        self.restart().await
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// `Timeout` when it is still there after `deadline`.
+    pub async fn wait_exit(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().at(|| format!("wait for {}", self.options.name))? {
+                return Ok(status);
+            }
+            if start.elapsed() > deadline {
+                return Err(Error::new(ErrorKind::Timeout, format!("{} does not end", self.options.name)));
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

@@ -16,7 +16,7 @@ use coordinatorless_p2p::{IoContext, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +39,8 @@ struct Shared {
     connections: AtomicU64,
     pace: Option<Pace>,
     dark: CancellationToken,
+    /// Whether nothing passes although everything stays open.
+    silent: watch::Sender<bool>,
     tasks: TaskTracker,
 }
 
@@ -66,6 +68,7 @@ impl Relay {
             connections: AtomicU64::new(0),
             pace,
             dark: CancellationToken::new(),
+            silent: watch::Sender::new(false),
             tasks: TaskTracker::new(),
         });
         shared.tasks.spawn(accept(listener, shared.clone()));
@@ -85,6 +88,12 @@ impl Relay {
     /// Connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Lets nothing pass towards clients, with every connection open and new ones accepted: the fault
+    /// that only a time-out can tell from a slow origin. `false` ends it.
+    pub fn be_silent(&self, silent: bool) {
+        self.shared.silent.send_replace(silent);
     }
 
     /// Closes every connection and refuses all further ones.
@@ -135,6 +144,8 @@ impl Shared {
                 if let Some(pace) = &self.pace {
                     pace.wait(read).await;
                 }
+                // The sender lives as long as we do.
+                drop(self.silent.subscribe().wait_for(|silent| !silent).await);
                 to_client.write_all(&piece[..read]).await?;
                 self.delivered.fetch_add(read as u64, Ordering::Relaxed);
             }

@@ -6,77 +6,19 @@
 
 use std::{
     path::Path,
-    process::{Command, Output},
     time::{Duration, Instant},
 };
 
-use emberline_agent::api::{Phase, PullRequest, PullStatus};
+use emberline_agent::api::Phase;
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
-    binaries::Binaries,
     client::{AgentClient, POLL_INTERVAL},
     cluster::{Cluster, fresh_secret},
-    environment::{Moto, Nginx, S3_KEY, S3_SECRET},
-    model::{LISTING, Model},
-    relay::Relay,
+    command::{ends_with, preload},
+    environment::{Moto, S3_KEY, S3_SECRET},
+    model::LISTING,
+    site::{PATIENCE, Site},
 };
-use tempfile::TempDir;
-
-const PATIENCE: Duration = Duration::from_secs(180);
-
-/// A generated model behind nginx behind a relay.
-struct Site {
-    model: Model,
-    relay: Relay,
-    nginx: Nginx,
-    _dir: TempDir,
-}
-
-impl Site {
-    /// About `mib` MiB that take about `seconds` to leave the origin once.
-    async fn start(mib: u64, seconds: u64) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let root = dir.path().to_owned();
-        let (model, nginx) = tokio::task::spawn_blocking(move || {
-            let model = Model::generate(&root, mib << 20, 11).expect("a model");
-            (model, Nginx::start(&root, "").expect("nginx"))
-        })
-        .await
-        .expect("no panic");
-        let upstream = nginx.url().trim_start_matches("http://").parse().expect("an address");
-        let relay = Relay::start(upstream, Some(model.bytes() / seconds)).await.expect("a relay");
-        Self { model, relay, nginx, _dir: dir }
-    }
-
-    fn reference(&self) -> String {
-        format!("{}/", self.relay.url())
-    }
-
-    fn ratio(&self) -> f64 {
-        self.relay.delivered() as f64 / self.model.bytes() as f64
-    }
-
-    async fn pull(&self, agent: &AgentProcess) -> PullStatus {
-        agent.client().pull(&self.reference(), PATIENCE).await.expect("pulled")
-    }
-
-    fn is_whole(&self, status: &PullStatus) {
-        let path = status.path.as_deref().expect("a complete pull has a path");
-        self.model.check_copy(path).expect("an exact copy");
-    }
-
-    /// Starts a pull and waits until `share` of it is done.
-    async fn pull_until(&self, client: &AgentClient, share: f64) -> PullStatus {
-        let request = PullRequest { reference: self.reference(), ..PullRequest::default() };
-        let started = client.start_pull(&request).await.expect("started");
-        let enough = |status: &PullStatus| {
-            status.total_bytes > 0 && status.done_bytes as f64 >= share * status.total_bytes as f64
-        };
-        let status = client.watch_pull(&started.id, PATIENCE, enough).await.expect("alive");
-        assert!(!status.phase.is_over(), "the pull was over before the fault: {status:?}");
-        status
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_resumes_where_it_was() {
@@ -89,7 +31,7 @@ async fn a_killed_agent_resumes_where_it_was() {
     let after = site.pull(agent).await;
     site.is_whole(&after);
     // At most 5 % of the model is fetched a second time.
-    let total = site.model.bytes();
+    let total = site.model().bytes();
     let needed = total - before.done_bytes;
     assert!(
         after.sources.origin <= needed + total / 20,
@@ -123,8 +65,8 @@ async fn a_cached_model_outlives_its_origin() {
     let cluster = Cluster::start(2).await.expect("a cluster");
     let [first, second] = cluster.agents() else { panic!("two agents") };
     site.is_whole(&site.pull(first).await);
-    site.relay.go_dark().await;
-    let delivered = site.relay.delivered();
+    site.relay().go_dark().await;
+    let delivered = site.relay().delivered();
 
     let again = site.pull(first).await;
     site.is_whole(&again);
@@ -133,7 +75,7 @@ async fn a_cached_model_outlives_its_origin() {
     let from_neighbour = site.pull(second).await;
     site.is_whole(&from_neighbour);
     assert_eq!(from_neighbour.sources.origin, 0, "{from_neighbour:?}");
-    assert_eq!(site.relay.delivered(), delivered);
+    assert_eq!(site.relay().delivered(), delivered);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,7 +83,7 @@ async fn a_model_whose_origin_died_before_a_restart_is_served_and_marked_stale()
     let site = Site::start(16, 1).await;
     let mut cluster = Cluster::start(1).await.expect("an agent");
     site.is_whole(&site.pull(&cluster.agents()[0]).await);
-    site.relay.go_dark().await;
+    site.relay().go_dark().await;
     let agent = &mut cluster.agents_mut()[0];
     agent.kill().expect("killed");
     agent.restart().await.expect("restarted");
@@ -179,7 +121,7 @@ async fn a_herd_costs_the_origin_one_model_and_one_listing() {
         site.is_whole(&status);
     }
     assert!(site.ratio() <= 1.05, "the origin gave {:.3} × the model", site.ratio());
-    let log = site.nginx.access_log();
+    let log = site.access_log();
     let listings = log.lines().filter(|line| line.contains("GET") && line.contains(LISTING)).count();
     assert_eq!(listings, 1, "{log}");
 }
@@ -203,23 +145,6 @@ async fn a_node_with_a_foreign_secret_stays_outside_and_is_told_why() {
     }
     cluster.wait_formed(2).await.expect("the cluster is as it was");
     assert_eq!(stranger.client().members().await.expect("alive").len(), 1);
-}
-
-fn preload(env: &[(&str, &str)], args: &[&str]) -> Output {
-    Command::new(Binaries::locate().expect("the programs").preload)
-        .args(args)
-        .env_remove("EMBERLINE_AGENT")
-        .envs(env.iter().copied())
-        .output()
-        .expect("preload starts")
-}
-
-/// Bad input ends with the exit code of its kind and a sentence that names the thing.
-fn ends_with(output: &Output, code: i32, named: &str) {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    assert!(said.contains(named), "{named} is not named in: {said}");
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,7 +108,7 @@ impl Answer {
 
 /// Counts a stall and words it.
 pub(crate) fn stalled(what: &str, patience: Duration, reason: &'static str) -> Error {
-    metrics::counter!("emberline_stalls_total", "source" => "origin", "reason" => reason).increment(1);
+    crate::metrics::stalled(crate::metrics::Stall::Origin);
     Error::new(ErrorKind::Timeout, format!("{what}: no byte for {} s ({reason})", patience.as_secs_f64()))
 }
 

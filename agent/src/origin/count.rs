@@ -105,7 +105,7 @@ impl Entry {
             reads: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             errors: Default::default(),
-            bytes_metric: metrics::counter!("emberline_origin_bytes_total", "scheme" => scheme),
+            bytes_metric: metrics::counter!("emberline_origin_read_bytes_total", "scheme" => scheme),
             listings_metric: requests("list"),
             reads_metric: requests("read"),
         }

@@ -69,8 +69,8 @@ fn judge(reports: &[VerifyReport]) -> Result<()> {
         return Ok(());
     }
     let left = units::count(found - repaired, "chunk");
-    Err(Failure::new(ErrorKind::Corrupt, format!("wrong bytes in {left}"))
-        .advice("run `preload pull` with the same reference to fetch them anew")
+    Err(Failure::new(ErrorKind::Corrupt, format!("{left} do not have their hash"))
+        .advice("they are out of use now: run `preload pull` or `preload verify` again to fetch them anew")
         .answered())
 }
 

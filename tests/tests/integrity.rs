@@ -1,0 +1,384 @@
+//! Lies, rot and want: peers and origins that give wrong bytes or none, disks that are full.
+//!
+//! Every test shows that its fault fired. Numbers in comments are those of the promises they test.
+
+use std::{os::unix::fs::FileExt, path::Path, process::Command, time::Instant};
+
+use emberline_agent::api::Phase;
+use emberline_tests::{
+    agent_process::{AgentOptions, AgentProcess},
+    client::POLL_INTERVAL,
+    cluster::Cluster,
+    command,
+    model::Model,
+    site::{PATIENCE, Site},
+};
+
+/// The value of a metric's line that starts with `name`, labels included.
+async fn metric(agent: &AgentProcess, name: &str) -> f64 {
+    let page = agent.client().metrics().await.expect("metrics");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no metric {name} in\n{page}"))
+}
+
+/// Waits until `condition` holds.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PATIENCE, "{what} has not come true");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The first file of weights: several chunks, and an origin's digest.
+fn weights(model: &Model) -> String {
+    let file = model.files.iter().find(|file| file.path.ends_with(".safetensors"));
+    file.expect("a model has weights").path.clone()
+}
+
+fn variable(options: &mut AgentOptions, name: &str, value: impl ToString) {
+    options.env.push((name.to_owned(), value.to_string()));
+}
+
+// 1: a peer flips bits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_serves_wrong_bytes_is_named_and_shunned_and_no_wrong_byte_gets_in() {
+    let site = Site::start(64, 2).await;
+    let mut cluster = Cluster::empty().expect("a secret");
+    let lies = |options: &mut AgentOptions| variable(options, "EMBERLINE_FAULT", "serve.corrupt:0.1");
+    cluster.join(lies).await.expect("a liar");
+    for _ in 0..3 {
+        cluster.join(|_| {}).await.expect("an agent");
+    }
+    cluster.wait_formed(4).await.expect("formed");
+    let (liar, honest) = cluster.agents().split_first().expect("four agents");
+    // It has everything, so that everybody asks it.
+    site.is_whole(&site.pull(liar).await);
+    let pulls = honest.iter().map(|agent| site.pull(agent));
+    for status in futures::future::join_all(pulls).await {
+        site.is_whole(&status);
+    }
+    assert!(liar.log().contains("serve.corrupt"), "the fault never fired");
+    let id = liar.client().status().await.expect("alive").node.id.to_string();
+    let mut found = 0.0;
+    for agent in honest {
+        found += metric(agent, "emberline_corrupt_chunks_total{found=\"peer\"}").await;
+    }
+    assert!(found >= 1.0, "nobody noticed");
+    let shunned = |agent: &AgentProcess| {
+        agent.log().lines().any(|line| line.contains("shun") && line.contains(id.get(..8).unwrap_or(&id)))
+    };
+    assert!(honest.iter().any(shunned), "nobody names {id}:\n{}", honest[0].log());
+}
+
+// 2: a body of the right size and the wrong content.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_the_origin_does_not_vouch_for_get_no_path() {
+    let site = Site::unpaced(16).await;
+    let victim = weights(site.model());
+    let file = std::fs::OpenOptions::new().write(true).open(site.model().dir.join(&victim)).expect("there");
+    file.write_all_at(b"not what the listing says", 1 << 20).expect("written");
+    let cluster = Cluster::start(2).await.expect("a cluster");
+    let reference = site.reference();
+    for agent in cluster.agents() {
+        let client = agent.client().clone();
+        let (reference, named) = (reference.clone(), victim.clone());
+        tokio::task::spawn_blocking(move || {
+            command::fails(&client, &["pull", &reference], 7, &named);
+            command::fails(&client, &["path", &reference], 5, "not whole");
+        })
+        .await
+        .expect("no panic");
+        assert!(
+            find(&agent.data_dir().join("artifacts"), &|path| path.ends_with(format!("files/{victim}")))
+                .is_empty()
+        );
+        assert!(find(&agent.data_dir().join("models"), &|path| path.is_file()).is_empty());
+    }
+}
+
+/// Every file below `dir` that `wanted` says yes to; links are not followed.
+fn find(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries
+        .flatten()
+        .flat_map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => find(&entry.path(), wanted),
+            _ => Some(entry.path()).into_iter().filter(|path| wanted(path)).collect(),
+        })
+        .collect()
+}
+
+// 3: never two versions in one file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_replaced_during_the_pull_ends_in_the_new_version_on_every_node() {
+    let mut site = Site::start(64, 8).await;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let started = cluster.agents().iter().map(|agent| site.pull_until(agent.client(), 0.2));
+    let statuses = futures::future::join_all(started).await;
+    site.replace_model().await;
+    for (agent, status) in cluster.agents().iter().zip(&statuses) {
+        let ended = agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+        assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+        site.is_whole(&ended);
+    }
+    let noticed = cluster.agents().iter().any(|agent| agent.log().contains("origin changed"));
+    assert!(noticed, "nobody read the origin after it changed: the fault did not fire");
+}
+
+/// Takes a second of silence for a stall.
+fn impatient(options: &mut AgentOptions) {
+    variable(options, "EMBERLINE_ORIGINS__STALL_TIMEOUT", "1s");
+    variable(options, "EMBERLINE_ORIGINS__REQUEST_TIMEOUT", "1s");
+}
+
+// 14: a stall has a time-out, another source and a metric.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_origin_is_noticed_and_a_neighbour_takes_its_place() {
+    let site = Site::start(64, 4).await;
+    let mut cluster = Cluster::empty().expect("a secret");
+    cluster.join(impatient).await.expect("an agent");
+    site.is_whole(&site.pull(&cluster.agents()[0]).await);
+    cluster.agents_mut()[0].kill().expect("killed");
+
+    cluster
+        .join(|options| {
+            impatient(options);
+            options.seeds.clear();
+        })
+        .await
+        .expect("an agent");
+    let second = cluster.agents()[1].client().clone();
+    let status = site.pull_until(&second, 0.3).await;
+    site.relay().be_silent(true);
+    let stalls =
+        async || metric(&cluster.agents()[1], "emberline_stalls_total{reason=\"origin\"}").await > 0.0;
+    until("the stall is counted", stalls).await;
+    let stuck = second.pull_status(&status.id).await.expect("alive");
+    assert!(!stuck.phase.is_over(), "{stuck:?}");
+
+    // Back comes the neighbour that has it all; the origin stays silent.
+    let seed = cluster.agents()[1].quic();
+    cluster.agents_mut()[0].restart_towards(vec![seed]).await.expect("restarted");
+    let ended = second.watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+    assert!(ended.sources.peers > 0, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_from_a_silent_origin_ends_by_its_timeout_and_goes_on_when_the_origin_does() {
+    let site = Site::start(32, 4).await;
+    let mut cluster = Cluster::empty().expect("a secret");
+    let agent = cluster.join(impatient).await.expect("an agent");
+    let status = site.pull_until(agent.client(), 0.3).await;
+    agent
+        .client()
+        .request(reqwest::Method::DELETE, &format!("/v1/pulls/{}", status.id), None)
+        .await
+        .expect("alive");
+    agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+    site.relay().be_silent(true);
+    let (client, reference) = (agent.client().clone(), site.reference());
+    let pull =
+        move || command::fails(&client, &["pull", &reference, "--timeout", "4s"], 6, "was not here after 4s");
+    tokio::task::spawn_blocking(pull).await.expect("no panic");
+
+    let resumed = site.start_pull(agent.client()).await;
+    let stalls = async || metric(agent, "emberline_stalls_total{reason=\"origin\"}").await > 0.0;
+    until("the stall is counted", stalls).await;
+    site.relay().be_silent(false);
+    let ended = agent.client().watch_pull(&resumed.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+    assert!(ended.sources.reused > 0, "{ended:?}");
+}
+
+// 11: the quota is hard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_holds_at_every_moment_with_four_times_as_much_asked_for_at_once() {
+    const QUOTA_BYTES: u64 = 48 << 20;
+    let mut sites = Vec::new();
+    for _ in 0..8 {
+        sites.push(Site::start(24, 2).await);
+    }
+    let mut cluster = Cluster::empty().expect("a secret");
+    let agent = cluster
+        .join(|options| variable(options, "EMBERLINE_STORE__QUOTA_BYTES", QUOTA_BYTES))
+        .await
+        .expect("an agent");
+    let started = sites.iter().map(|site| site.start_pull(agent.client()));
+    let started = futures::future::join_all(started).await;
+    let (mut complete, mut refused, mut most) = (0, 0, 0);
+    for (site, status) in sites.iter().zip(&started) {
+        let start = Instant::now();
+        let ended = loop {
+            most = most.max(disk_bytes(&agent.data_dir().join("artifacts")));
+            let status = agent.client().pull_status(&status.id).await.expect("alive");
+            if status.phase.is_over() {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "{status:?}");
+        };
+        match ended.error {
+            None => {
+                complete += 1;
+                // One that came later may have taken its place already.
+                if ended.path.as_deref().is_some_and(Path::exists) {
+                    site.is_whole(&ended);
+                }
+            }
+            Some(problem) => {
+                assert_eq!(problem.kind, "full", "{problem:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(most <= QUOTA_BYTES, "{most} bytes on disk");
+    assert!(most > QUOTA_BYTES / 4, "only {most} bytes were ever on disk");
+    assert!(complete >= 1, "{refused} were refused and none came");
+    // What was refused for want of room comes when there is some again.
+    let last = sites.last().expect("eight");
+    let ended = last.pull(agent).await;
+    last.is_whole(&ended);
+    assert!(disk_bytes(&agent.data_dir().join("artifacts")) <= QUOTA_BYTES);
+}
+
+/// As `du` counts.
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = find(dir, &|_| true);
+    files.iter().filter_map(|path| path.symlink_metadata().ok()).map(|m| m.blocks() * 512).sum()
+}
+
+/// A file system of a few MiB in memory; unmounted on drop.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mib: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let size = format!("size={mib}m");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the agent that was killed a moment ago may not be gone to the last page.
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+// 10: a full disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_fails_the_pull_with_the_reason_and_keeps_what_is_here() {
+    let Some(disk) = SmallDisk::new(96) else {
+        eprintln!("skipped: mounting a tmpfs needs root");
+        return;
+    };
+    let (small, large) = (Site::unpaced(8).await, Site::unpaced(48).await);
+    let agent =
+        AgentProcess::start(&disk.path().join("data"), AgentOptions::new("cramped")).await.expect("an agent");
+    let here = small.pull(&agent).await;
+    small.is_whole(&here);
+
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![1; 64 << 20]).expect("room for the filler");
+    let (client, reference) = (agent.client().clone(), large.reference());
+    let pull = move || command::fails(&client, &["pull", &reference], 8, "bytes");
+    tokio::task::spawn_blocking(pull).await.expect("no panic");
+    small.is_whole(&small.pull(&agent).await);
+
+    std::fs::remove_file(filler).expect("removed");
+    large.is_whole(&large.pull(&agent).await);
+}
+
+// 7 and 12 at every named step of the way to a path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_dies_at_any_step_has_no_path_to_wrong_bytes_and_completes_after_restart() {
+    let site = Site::unpaced(16).await;
+    for step in [
+        "after-write:5",
+        "after-journal:5",
+        "before-sync",
+        "before-commit",
+        "before-rename",
+        "after-rename",
+        "before-link",
+        "after-link",
+    ] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut options = AgentOptions::new("mortal");
+        variable(&mut options, "EMBERLINE_FAULT", step);
+        let data = dir.path().join("data");
+        let mut agent = AgentProcess::start(&data, options).await.expect("an agent");
+        site.start_pull(agent.client()).await;
+        agent.wait_exit(PATIENCE).await.expect("the fault fires");
+        published_files_are_clean(site.model(), &data);
+        agent.restart_without(&["EMBERLINE_FAULT"]).await.expect("restarted");
+        published_files_are_clean(site.model(), &data);
+        site.is_whole(&site.pull(&agent).await);
+    }
+}
+
+/// Every file that has its name is the model's, byte for byte.
+fn published_files_are_clean(model: &Model, data: &Path) {
+    for file in &model.files {
+        for place in ["artifacts", "models"] {
+            for path in find(&data.join(place), &|path| path.ends_with(format!("files/{}", file.path))) {
+                assert_eq!(
+                    emberline_tests::model::sha256(&path).expect("readable"),
+                    file.sha256,
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rot_on_disk_is_found_and_fetched_again() {
+    let site = Site::unpaced(16).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &cluster.agents()[0];
+    let path = site.pull(agent).await.path.expect("a path");
+    let victim = path.join(weights(site.model()));
+    flip(&victim, 3 << 20);
+    site.model().check_copy(&path).expect_err("the fault fired");
+    let (client, reference) = (agent.client().clone(), site.reference());
+    let report = tokio::task::spawn_blocking(move || command::answers(&client, &["verify", &reference]));
+    let report = report.await.expect("no panic");
+    let found = (report[0]["corrupt"].as_array().map(Vec::len), &report[0]["repaired"]);
+    assert_eq!(found, (Some(1), &1.into()), "{report}");
+    site.is_copy(&agent.client().path(&site.reference()).await.expect("a path").path);
+
+    // Only reported, it keeps its path from everybody until it is pulled again.
+    flip(&victim, 2 << 20);
+    let (client, reference) = (agent.client().clone(), site.reference());
+    let report = move || {
+        command::fails(&client, &["verify", &reference, "--no-repair"], 7, "1 chunk");
+        command::fails(&client, &["path", &reference], 5, "not whole");
+    };
+    tokio::task::spawn_blocking(report).await.expect("no panic");
+    site.is_whole(&site.pull(agent).await);
+    assert!(metric(agent, "emberline_corrupt_chunks_total{found=\"disk\"}").await >= 1.0);
+}
+
+/// Flips one bit of a file that nobody may write to.
+fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("long enough");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o444)).expect("ours");
+}
