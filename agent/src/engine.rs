@@ -12,6 +12,9 @@ use crate::{origin::Origins, resolve::Resolver, store::Store};
 /// How long after its start a node waits for the first seed to answer before it pulls alone.
 const JOIN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// After so long without a new member a fresh node takes the ring for known.
+const JOIN_QUIET: Duration = Duration::from_millis(300);
+
 /// The parts that bring a model onto this disk.
 pub(crate) struct Engine {
     pub(crate) store: Store,
@@ -26,13 +29,20 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Waits, in the first moments of a node that has seeds, until one of them has answered: whoever pulls
-    /// before it has met anybody reads the whole origin.
+    /// Waits, in the first moments of a node that has seeds, until it has met the others: whoever pulls
+    /// before it knows the ring asks the wrong homes and reads the whole origin.
     pub(crate) async fn join(&self) {
-        let mut members = self.cluster.membership().watch();
         let left = JOIN_PATIENCE.saturating_sub(self.began.elapsed());
-        if self.has_seeds && !left.is_zero() {
-            let _ = tokio::time::timeout(left, members.wait_for(|nodes| nodes.len() > 1)).await;
+        if !self.has_seeds || left.is_zero() {
+            return;
         }
+        let mut members = self.cluster.membership().watch();
+        let met = async {
+            if members.wait_for(|nodes| nodes.len() > 1).await.is_ok() {
+                // A seed answers with the others it knows, in a few datagrams.
+                while let Ok(Ok(())) = tokio::time::timeout(JOIN_QUIET, members.changed()).await {}
+            }
+        };
+        let _ = tokio::time::timeout(left, met).await;
     }
 }

@@ -52,6 +52,9 @@ pub struct SwarmConfig {
     /// How long members that are not known to take part count as owners, so that nodes which have
     /// not met yet do not read the same spans. Sane: a few round trips to the meeting place.
     pub meeting_grace: Duration,
+    /// How long nothing is read although one home said that nobody takes part: homes that have just
+    /// become homes know of nobody yet. Sane: a handshake and a round trip.
+    pub meeting_quiet: Duration,
     /// How long nothing is read from the origin while the meeting place has not answered, or those
     /// it named have not said what they hold. Sane: a handshake or two, far below a time-out.
     pub meeting_max: Duration,
@@ -74,6 +77,7 @@ impl Default for SwarmConfig {
         Self {
             seed: 0,
             meeting_grace: Duration::from_millis(200),
+            meeting_quiet: Duration::from_millis(60),
             meeting_max: Duration::from_millis(1500),
             takeover_min: Duration::from_secs(3),
             takeover_max: Duration::from_secs(30),
@@ -372,7 +376,10 @@ impl Swarm {
     pub fn handle(&mut self, now: Now, input: Input) {
         match input {
             Input::Members(members) => self.members = members,
-            Input::Met(expected) => self.met = Some(expected),
+            Input::Met(expected) => {
+                let met = self.met.get_or_insert_default();
+                met.extend(expected.into_iter().filter(|id| !met.contains(id)).collect::<Vec<_>>());
+            }
             Input::Joined { peer, same_zone, held, wanted, reads_origin } => {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
             }
@@ -515,8 +522,9 @@ impl Swarm {
             return;
         }
         if self.missing == 0 {
-            // A new wish: others may be about to have the same one.
+            // A new wish: others may be about to have the same one, and who took part may have changed.
             self.began = now;
+            self.met = None;
         }
         self.wanted = wanted;
         self.missing = self.wanted.iter().filter(|&c| !self.held.contains(c)).count() as u32;

@@ -97,6 +97,8 @@ impl Swarm {
         }
         match &self.met {
             None => true,
+            // One home knows of nobody; another, older one may.
+            Some(expected) if expected.is_empty() => now < self.began + self.config.meeting_quiet,
             Some(expected) => {
                 expected.iter().any(|id| self.members.contains(id) && !self.neighbours.contains_key(id))
             }

@@ -600,6 +600,22 @@ fn nothing_is_read_before_those_who_may_hold_it_have_spoken() {
 }
 
 #[test]
+fn a_home_that_knows_nobody_is_believed_only_when_no_other_knew_better_in_time() {
+    let mut swarm = lone(cold(8), false);
+    drain(&mut swarm);
+    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    swarm.handle(STEP, Input::Met(vec![]));
+    assert_eq!(swarm.reading().count(), 0);
+    swarm.handle(STEP * 2, Input::Met(vec![id(1)]));
+    let quiet = SwarmConfig::default().meeting_quiet;
+    swarm.handle(quiet, Input::Tick);
+    assert_eq!(swarm.reading().count(), 0, "the better answer was forgotten");
+    swarm.handle(quiet, Input::Left(id(1)));
+    swarm.handle(SwarmConfig::default().meeting_max, Input::Tick);
+    assert!(swarm.reading().count() > 0);
+}
+
+#[test]
 fn a_meeting_place_that_does_not_answer_holds_nobody_up_for_long() {
     let mut swarm = lone(cold(8), false);
     drain(&mut swarm);
