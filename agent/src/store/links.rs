@@ -55,6 +55,8 @@ impl Shelf {
             return Ok(path);
         }
         let at = || format!("model path {} cannot be made", path.display());
+        // An eviction removes directories that are empty: not those just made for this path.
+        let _links = self.links.lock();
         let dir = path.parent().unwrap_or(&self.dir);
         self.make_real_dirs(dir)?;
         reach(Step::BeforeLink);
@@ -105,6 +107,7 @@ impl Shelf {
         if !fs::read_link(&path).is_ok_and(|there| there == self.target(artifact, &path)) {
             return Ok(());
         }
+        let _links = self.links.lock();
         fs::remove_file(&path).at(|| format!("model path {} cannot be removed", path.display()))?;
         for dir in path.ancestors().skip(1).take_while(|d| *d != self.dir.join("models")) {
             // Not empty: somebody else's path is in it.

@@ -48,6 +48,9 @@ pub(super) struct Shelf {
     pub(super) charged: Mutex<u64>,
     /// Held while room is made, files are created and artifacts removed.
     pub(super) admission: Mutex<()>,
+    /// Held while paths below `models/` are made or removed, their directories with them. A leaf: nothing
+    /// else is locked under it.
+    pub(super) links: Mutex<()>,
     /// `None` after an error of the disk, until it can be opened again, and after closing.
     pub(super) index: Mutex<Option<Index>>,
     /// To be forgotten by the index at the next commit.
@@ -72,6 +75,7 @@ impl Shelf {
             numbers: RwLock::default(),
             charged: Mutex::new(0),
             admission: Mutex::default(),
+            links: Mutex::default(),
             index: Mutex::new(index),
             forgotten: Mutex::default(),
             commit_turn: Mutex::default(),
