@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 /// Held while the store is open.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -57,7 +57,17 @@ impl DirLock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DirLock {
+    /// Unlocks by word rather than by closing: a child that was forked and has not called exec yet has the
+    /// file open as well, and would keep the lock for that moment.
+    fn drop(&mut self) {
+        if let Err(e) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(error = %e, "the lock of the data directory ends only with this process");
+        }
     }
 }
 
@@ -75,5 +85,17 @@ mod tests {
         assert!(err.to_string().contains(&std::process::id().to_string()), "{err}");
         drop(held);
         DirLock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn who_still_has_the_file_open_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = DirLock::take(&path).unwrap();
+        // As a forked child does: another descriptor of the same open file.
+        let inherited = held.file.try_clone().unwrap();
+        drop(held);
+        DirLock::take(&path).unwrap();
+        drop(inherited);
     }
 }
