@@ -80,15 +80,18 @@ fn find_or_build() -> Result<Binaries> {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // This crate is named too, and for tests one of its test targets: so cargo settles on the same
-    // features of dependencies as in the build that made the caller, and compiles nothing twice.
-    command
-        .current_dir(workspace_root())
-        .args(["build", "--quiet", "-p", "emberline-agent", "-p", "preload-cli", "-p", "emberline-tests"])
-        .args(["--bins", "--profile", profile])
-        .stdin(Stdio::null());
+    command.current_dir(workspace_root()).stdin(Stdio::null());
     if is_test()? {
-        command.args(["--test", "network"]);
+        // The very build that made the caller, so that cargo finds all of it fresh and compiles nothing
+        // twice: with other packages named, dependencies would have other features.
+        command.args(["test", "--quiet", "--workspace", "--no-run"]);
+        if profile != "dev" {
+            command.args(["--profile", profile]);
+        }
+    } else {
+        command
+            .args(["build", "--quiet", "-p", "emberline-agent", "-p", "preload-cli", "-p", "emberline-tests"])
+            .args(["--bins", "--profile", profile]);
     }
     if let Some(target) = dir.parent() {
         command.arg("--target-dir").arg(target);
