@@ -300,9 +300,8 @@ async fn with_join_preload_takes_from_the_swarm_what_it_holds() {
     })
     .await;
     let cost = site.relay().delivered() - before;
-    // It may read a span that it owns before it has heard who holds what; of a small model that is a part
-    // worth seeing.
-    assert!(cost * 2 < site.model().bytes(), "joining cost the origin {cost} bytes");
+    // The listing and headers, and no span: it has met the holders before it reads.
+    assert!(cost * 20 < site.model().bytes(), "joining cost the origin {cost} bytes");
     // It has left again, and said so.
     cluster.wait_formed(2).await.expect("two are left");
 }
