@@ -41,6 +41,13 @@ pub(crate) struct Pulls {
     tasks: TaskTracker,
 }
 
+/// The number of the first job: the time in milliseconds, so that ids of this process are not mistaken for
+/// those of the one before it.
+pub(crate) fn first_number() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    now.map_or(1, |since| since.as_millis() as u64)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -74,7 +81,7 @@ impl Pulls {
             let text = format!("{RUNNING_MAX} pulls are under way already");
             return Err(Error::new(ErrorKind::Unavailable { retry_after }, text));
         }
-        let number = jobs.last_key_value().map_or(1, |(n, _)| n + 1);
+        let number = jobs.last_key_value().map_or_else(first_number, |(n, _)| n + 1);
         let ended: VecDeque<u64> = jobs.iter().filter(|(_, j)| !running(j)).map(|(n, _)| *n).collect();
         for old in ended.iter().take(ended.len().saturating_sub(REMEMBERED_MAX)) {
             jobs.remove(old);

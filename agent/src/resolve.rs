@@ -119,13 +119,16 @@ impl Resolver {
             };
             let body = question.as_bytes();
             match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
-                Ok(answer) => {
-                    let blueprint = Blueprint::decode(&answer)?;
-                    if blueprint.reference == name {
-                        return Ok(Arc::new(blueprint));
+                Ok(answer) => match Blueprint::decode(&answer) {
+                    Ok(blueprint) if blueprint.reference == name => return Ok(Arc::new(blueprint)),
+                    Ok(_) => {
+                        tracing::warn!(home = %home.short(), name, "a home answered with another reference")
                     }
-                    tracing::warn!(home = %home.short(), name, "a home answered with another reference");
-                }
+                    // Of another version, perhaps: we try ourselves.
+                    Err(e) => {
+                        tracing::warn!(home = %home.short(), error = %e, "a home's answer cannot be read")
+                    }
+                },
                 // It may lack the credentials that this node has: we try ourselves.
                 Err(e) => tracing::debug!(home = %home.short(), error = %e, "a home could not resolve"),
             }

@@ -20,7 +20,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     origin::Patterns,
-    pulls::Pulls,
+    pulls::{Pulls, first_number},
     reference::Reference,
     services::{Service, from_json, refuse_local, to_json},
 };
@@ -75,7 +75,7 @@ impl Warms {
                 format!("{JOBS_MAX} warm-ups are under way already"),
             ));
         }
-        let number = jobs.last_key_value().map_or(1, |(n, _)| n + 1);
+        let number = jobs.last_key_value().map_or_else(first_number, |(n, _)| n + 1);
         let (status, follow) = watch::channel(WarmStatus {
             id: format!("w{number}"),
             reference: request.reference.clone(),
@@ -233,9 +233,14 @@ async fn run(
             None => std::future::pending().await,
         }
     };
+    tokio::pin!(all);
     tokio::select! {
-        _ = all => {}
-        () = limit => stop.cancel(),
+        _ = &mut all => {}
+        () = limit => {
+            stop.cancel();
+            // Each follower takes its node's pull back, as far as the node answers.
+            let _ = tokio::time::timeout(ASK_DEADLINE, &mut all).await;
+        }
     }
     status.send_modify(|s| {
         s.elapsed_seconds = began.elapsed().as_secs_f64();

@@ -412,6 +412,7 @@ impl Cluster {
                 () = self.inner.cancel.cancelled() => return,
                 () = tokio::time::sleep(MEET_EVERY) => {}
             }
+            self.end_evicted();
             let swarms = if renewed.elapsed() >= RENEW_EVERY {
                 renewed = Instant::now();
                 self.all_swarms()
@@ -422,6 +423,18 @@ impl Cluster {
                 self.meet(&swarms, true).await;
             }
         }
+    }
+
+    /// Ends swarms whose artifact the store has given up: they would announce what is gone.
+    fn end_evicted(&self) {
+        let here = self.inner.host.holdings();
+        lock(&self.inner.swarms).retain(|swarm, running| {
+            let stays = here.contains(swarm);
+            if !stays {
+                let _ = running.control.send(Control::End);
+            }
+            stays
+        });
     }
 
     fn running_swarms(&self) -> Vec<SwarmId> {

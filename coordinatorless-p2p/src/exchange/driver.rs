@@ -160,7 +160,7 @@ impl Driver {
     }
 
     fn is_idle(&mut self) -> bool {
-        if !self.wishes.is_empty() || !self.listeners.is_empty() {
+        if !self.wishes.is_empty() {
             self.last_company = Instant::now();
         }
         self.last_company.elapsed() > IDLE_END
@@ -175,7 +175,10 @@ impl Driver {
             }
             Control::Urgent(chunks) => self.swarm.handle(self.now(), Input::Urgent(chunks)),
             Control::Participants(ids) => {
-                self.meet(&ids);
+                // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
+                if !self.wishes.is_empty() {
+                    self.meet(&ids);
+                }
                 let expected = ids.into_iter().filter(|id| self.speakers.contains_key(id)).collect();
                 self.swarm.handle(self.now(), Input::Met(expected));
             }
@@ -238,7 +241,10 @@ impl Driver {
     fn take(&mut self, event: Event) {
         let now = self.now();
         match event {
-            Event::Heard { from, talk, word } => self.heard(from, talk, word),
+            Event::Heard { from, talk, word } => {
+                self.last_company = Instant::now();
+                self.heard(from, talk, word);
+            }
             Event::Silent { from, talk } => {
                 if self.listeners.get(&from) == Some(&talk) {
                     self.forget(from);
@@ -270,7 +276,10 @@ impl Driver {
             Event::NotStored { index, source, error } => self.not_stored(index, source, error),
             Event::Settled { index, result } => match result {
                 Ok(hash) => self.swarm.handle(now, Input::Settled { index, hash }),
-                Err(e) => tracing::warn!(index, error = %e, "a dispute about a hash could not be settled"),
+                Err(e) => {
+                    tracing::warn!(index, error = %e, "a dispute about a hash could not be settled");
+                    self.swarm.handle(now, Input::Unsettled { index });
+                }
             },
         }
     }

@@ -188,6 +188,11 @@ pub enum Input {
         /// The hash it really has.
         hash: ChunkHash,
     },
+    /// The origin could not be read to settle a dispute; the next announcement opens it again.
+    Unsettled {
+        /// Index of the chunk.
+        index: u32,
+    },
     /// Readers wait for these chunks now.
     Urgent(Vec<u32>),
     /// What is wanted from now on, instead of what was.
@@ -395,6 +400,9 @@ impl Swarm {
             Input::OriginChunk { span, index } => self.origin_chunk(now, span, index),
             Input::OriginDone { span, failed } => self.origin_done(now, span, failed),
             Input::Settled { index, hash } => self.settled(index, hash),
+            Input::Unsettled { index } => {
+                self.disputes.remove(&index);
+            }
             Input::Urgent(indices) => {
                 let count = self.chunks.len() as u32;
                 self.urgent.extend(indices.into_iter().filter(|&i| i < count && !self.held.contains(i)));
@@ -439,6 +447,15 @@ impl Swarm {
         self.chunks.get(index as usize)?.hash.map(|(h, _)| h)
     }
 
+    /// The hash of a chunk if it is known from a manifest or from this node's own reading: what bytes of
+    /// the origin must have. What a peer announced is not held against the origin.
+    pub fn own_hash(&self, index: u32) -> Option<ChunkHash> {
+        match self.chunks.get(index as usize)?.hash? {
+            (hash, HashSource::Manifest | HashSource::Myself) => Some(hash),
+            (_, HashSource::Peer(_)) => None,
+        }
+    }
+
     /// Participants known now, without this node.
     pub fn neighbours(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.neighbours.keys().copied()
@@ -475,8 +492,15 @@ impl Swarm {
     fn stored(&mut self, now: Now, index: u32, hash: ChunkHash) {
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
         chunk.arriving = false;
-        if chunk.hash.is_none() {
+        let liar = match chunk.hash {
+            Some((said, HashSource::Peer(peer))) if said != hash => Some(peer),
+            _ => None,
+        };
+        if chunk.hash.is_none() || liar.is_some() {
             chunk.hash = Some((hash, HashSource::Myself));
+        }
+        if let Some(peer) = liar {
+            self.shun(peer, "announced a hash that the origin does not confirm");
         }
         if !self.held.insert(index) {
             return;

@@ -22,6 +22,9 @@ const GAIN: f64 = 1.12;
 /// After a step that brought nothing, how long until the next try.
 const REST: Duration = Duration::from_secs(5);
 
+/// An origin that wants more quiet than this is asked again all the same.
+const HOLD_MAX: Duration = Duration::from_secs(300);
+
 /// Adapts the number of origin streams, and keeps hold-off times.
 #[derive(Debug)]
 pub(super) struct OriginPace {
@@ -93,7 +96,7 @@ impl OriginPace {
     pub(super) fn failed(&mut self, now: Now, retry_after: Option<Duration>) {
         self.failures = (self.failures + 1).min(6);
         let wait = retry_after.unwrap_or(Duration::from_millis(125 << self.failures));
-        self.hold(now + wait);
+        self.hold(now.saturating_add(wait.min(HOLD_MAX)));
     }
 
     /// Another chunk of a stream took this long.
@@ -133,6 +136,13 @@ mod tests {
         pace.failed(Duration::ZERO, Some(Duration::from_secs(9)));
         assert_eq!(pace.streams(Duration::from_millis(8_999), true), 0);
         assert!(pace.streams(Duration::from_secs(9), true) > 0);
+    }
+
+    #[test]
+    fn an_absurd_wait_neither_overflows_nor_lasts() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        pace.failed(Duration::from_secs(1), Some(Duration::MAX));
+        assert!(pace.streams(Duration::from_secs(1) + HOLD_MAX, true) > 0);
     }
 
     #[test]

@@ -143,7 +143,12 @@ impl Swarm {
     pub(super) fn peer_left(&mut self, peer: NodeId) {
         let Some(gone) = self.neighbours.remove(&peer) else { return };
         for index in gone.held.iter() {
+            let here = self.held.contains(index);
             let chunk = &mut self.chunks[index as usize];
+            if !here && chunk.hash.is_some_and(|(_, source)| source == HashSource::Peer(peer)) {
+                // Nobody vouches for it any more; whoever holds the chunk will say it again.
+                chunk.hash = None;
+            }
             chunk.holders -= 1;
             if chunk.holders == 0 && self.lacks(index) {
                 self.span_mut(index).settle(false);

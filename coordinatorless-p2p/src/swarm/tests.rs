@@ -528,6 +528,42 @@ fn two_hashes_for_one_chunk_are_settled_by_the_origin_and_the_liar_is_shunned() 
 }
 
 #[test]
+fn what_the_origin_gave_stands_against_what_a_peer_announced() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, cold(8));
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, ChunkHash::of(b"lie"))] });
+    assert_eq!(swarm.own_hash(3), None, "an announcement would be held against the origin");
+    swarm.handle(STEP, Input::Stored { index: 3, hash: hash_of(3) });
+    assert_eq!(swarm.own_hash(3), Some(hash_of(3)));
+    assert!(drain(&mut swarm).iter().any(|o| matches!(o, Output::Shun { peer, .. } if *peer == id(1))));
+}
+
+#[test]
+fn a_liar_that_left_leaves_no_hash_behind() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, cold(8));
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, ChunkHash::of(b"lie"))] });
+    assert!(swarm.hash(3).is_some());
+    swarm.handle(STEP, Input::Left(id(1)));
+    assert_eq!(swarm.hash(3), None);
+}
+
+#[test]
+fn a_dispute_that_could_not_be_settled_is_opened_again() {
+    let mut swarm = lone(cold(8), false);
+    join(&mut swarm, 1, cold(8));
+    join(&mut swarm, 2, cold(8));
+    let dispute = |swarm: &mut Swarm| {
+        swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(3, ChunkHash::of(b"lie"))] });
+        swarm.handle(STEP, Input::Have { peer: id(2), items: vec![(3, hash_of(3))] });
+        drain(swarm).contains(&Output::Settle { index: 3 })
+    };
+    assert!(dispute(&mut swarm));
+    swarm.handle(STEP, Input::Unsettled { index: 3 });
+    assert!(dispute(&mut swarm), "it was never settled again");
+}
+
+#[test]
 fn a_stored_chunk_whose_hash_was_a_lie_is_discarded_and_fetched_again() {
     let mut swarm = lone(cold(8), false);
     join(&mut swarm, 1, ChunkSet::full(8));

@@ -15,6 +15,9 @@ use crate::{
     wire::{self, Word},
 };
 
+/// How long a swarm without an origin goes on when nobody brings anything.
+const NO_SOURCE_PATIENCE: Duration = Duration::from_secs(20);
+
 impl Driver {
     pub(super) fn read(&mut self, span: u32, chunks: Range<u32>) {
         let now = self.now();
@@ -58,7 +61,10 @@ impl Driver {
     }
 
     pub(super) fn settle(&mut self, index: u32) {
-        let Some(source) = self.source.clone() else { return };
+        let Some(source) = self.source.clone() else {
+            self.swarm.handle(self.now(), Input::Unsettled { index });
+            return;
+        };
         let events = self.events.clone();
         self.tasks.spawn(async move {
             let (out, mut pieces) = mpsc::channel(1);
@@ -95,10 +101,19 @@ impl Driver {
 
     /// An origin that says no for good and neighbours that cannot help either: say so.
     pub(super) fn give_up_if_stuck(&mut self) {
-        let Some(error) = &self.origin_error else { return };
         if self.swarm.missing() == 0 || self.wishes.is_empty() {
             return;
         }
+        let Some(error) = &self.origin_error else {
+            if self.source.is_none() && self.last_progress.elapsed() > NO_SOURCE_PATIENCE {
+                let text = format!("no live member has {} of the missing chunks", self.swarm.missing());
+                self.fail(Error::new(
+                    ErrorKind::UNAVAILABLE,
+                    format!("{text} and there is no origin to ask"),
+                ));
+            }
+            return;
+        };
         let patience = if error.kind().is_transient() {
             self.shared.config.give_up
         } else if self.listeners.is_empty() {

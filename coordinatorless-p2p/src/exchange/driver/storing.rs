@@ -24,7 +24,8 @@ impl Driver {
         source: Source,
         place: OwnedSemaphorePermit,
     ) {
-        let expected = announced.or(self.swarm.hash(index));
+        // What came from the origin is judged by a manifest or not at all: an announcement may be the lie.
+        let expected = announced.or(self.swarm.own_hash(index));
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         self.tasks.spawn(async move {
             let verified = tokio::task::spawn_blocking(move || match expected {
