@@ -81,6 +81,15 @@ fn find_or_build() -> Result<Binaries> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace_root()).stdin(Stdio::null());
+    // What cargo tells a test about its own package would look like a change to build scripts that watch
+    // those variables (ring's does), and everything above them would be compiled again.
+    for (name, _) in std::env::vars_os() {
+        let about_us =
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+        if name.to_str().is_some_and(|name| about_us.iter().any(|start| name.starts_with(start))) {
+            command.env_remove(&name);
+        }
+    }
     if is_test()? {
         // The very build that made the caller, so that cargo finds all of it fresh and compiles nothing
         // twice: with other packages named, dependencies would have other features.
