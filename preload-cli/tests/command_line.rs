@@ -107,11 +107,14 @@ fn a_demo_that_cannot_fit_says_so_before_it_starts() {
 
 #[test]
 fn running_an_agent_takes_every_option_of_the_daemon() {
-    let daemon = include_str!("../../agent/src/main.rs");
+    let daemon = concat!(include_str!("../../agent/src/main.rs"), include_str!("../../agent/src/flags.rs"));
     let options: Vec<String> = daemon
         .split("#[arg(long")
         .skip(1)
-        .filter_map(|rest| Some(rest.split_once("]\n")?.1.trim_start().split_once(':')?.0.replace('_', "-")))
+        .filter_map(|rest| {
+            let field = rest.split_once("]\n")?.1.trim_start().split_once(':')?.0;
+            Some(field.trim_start_matches("pub ").replace('_', "-"))
+        })
         .collect();
     assert!(options.contains(&"data-dir".to_owned()) && options.len() > 10, "{options:?}");
     let help = text(&preload(&["agent", "--help"]).stdout);
