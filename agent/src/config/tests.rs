@@ -1,3 +1,5 @@
+//! Settings from files, variables and flags: precedence, refusals and the example.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

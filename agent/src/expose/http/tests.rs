@@ -1,3 +1,5 @@
+//! The door without an agent behind it: who is let in, what is described, what is refused.
+
 use std::os::unix::fs::PermissionsExt;
 
 use axum::{
