@@ -9,7 +9,7 @@ use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::{
-    binaries::Binaries,
+    binaries::{Binaries, without_our_settings},
     client::{AgentClient, POLL_INTERVAL},
     namespaces::Namespace,
     process_stats::ProcessStats,
@@ -253,7 +253,7 @@ async fn spawn(data_dir: &Path, log: &Path, options: &AgentOptions) -> Result<Ch
     let out = OpenOptions::new().create(true).append(true).open(log).at(|| log.display().to_string())?;
     let errors = out.try_clone().at(|| log.display().to_string())?;
     // With util-linux' help the agent dies with the thread that started it, even if that is killed.
-    let mut command = Command::new("setpriv");
+    let mut command = without_our_settings("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     if let Some(config) = &options.config_file {
         command.arg("--config").arg(config);
@@ -268,11 +268,6 @@ async fn spawn(data_dir: &Path, log: &Path, options: &AgentOptions) -> Result<Ch
     }
     for seed in &options.seeds {
         command.args(["--seed", &seed.to_string()]);
-    }
-    // Ours are for the harness; the agent would take them for settings and refuse what it does not know.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EMBERLINE_"))
-    {
-        command.env_remove(name);
     }
     command
         .envs(options.env.iter().map(|(key, value)| (key.as_str(), value.as_str())))

@@ -4,6 +4,7 @@
 //! ones. `EMBERLINE_BIN_DIR` names a directory with both programs and switches building off.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -42,6 +43,18 @@ impl Binaries {
         }
         Ok(found)
     }
+}
+
+/// A command without the `EMBERLINE_…` variables of whoever runs the tests: those are for the harness, and
+/// the programs under test would take them for settings and refuse what they do not know.
+pub fn without_our_settings(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("EMBERLINE_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// The folder of the workspace's `Cargo.toml`.

@@ -4,20 +4,18 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::{binaries::Binaries, client::AgentClient};
+use crate::{
+    binaries::{Binaries, without_our_settings},
+    client::AgentClient,
+};
 
 /// A `preload` that only waits to be started, with no agent named by the test's own environment.
 ///
 /// # Panics
 /// When the programs do not build.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(Binaries::locate().expect("the programs").preload);
+    let mut command = without_our_settings(Binaries::locate().expect("the programs").preload);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // The test's own are for the harness.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("EMBERLINE_"))
-    {
-        command.env_remove(name);
-    }
     command
 }
 

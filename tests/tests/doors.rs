@@ -5,7 +5,7 @@ use std::process::Command;
 use emberline_agent::api::Status;
 use emberline_tests::{
     agent_process::AgentOptions,
-    binaries::Binaries,
+    binaries::{Binaries, without_our_settings},
     cluster::{Cluster, fresh_secret},
     site::Site,
 };
@@ -235,7 +235,7 @@ async fn every_route_but_health_denies_without_the_token_and_no_token_means_loop
             }
         }
         assert!(denied > 40, "only {denied} requests were tried");
-        let open = Command::new(Binaries::locate().expect("the programs").agent)
+        let open = without_our_settings(Binaries::locate().expect("the programs").agent)
             .args(["--http", "0.0.0.0:0", "--check-config"])
             .output()
             .expect("the agent starts");

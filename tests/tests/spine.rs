@@ -3,13 +3,13 @@
 //! The model is all-MiniLM-L6-v2 as its package ships it, the S3 server is moto, the agents are
 //! processes. What the origin gave is counted by a relay in front of it, not by the agents.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use emberline_agent::api::PullStatus;
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
-    binaries::Binaries,
     cluster::Cluster,
+    command::succeeds,
     environment::{Moto, S3_KEY, S3_SECRET, minilm_dir},
     model::sha256,
     module_graph::files,
@@ -165,11 +165,6 @@ async fn a_rerun_costs_no_payload_and_no_time() {
         first.elapsed_seconds
     );
 
-    let output = Command::new(Binaries::locate().expect("the programs").preload)
-        .args(["pull", REFERENCE, "--agent", agent.client().base()])
-        .output()
-        .expect("preload starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = succeeds(agent.client(), &["pull", REFERENCE]);
     tensors_are_equal(Path::new(printed.lines().last().expect("a path").trim()));
 }
