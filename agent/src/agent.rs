@@ -12,7 +12,7 @@ use std::{
 use coordinatorless_p2p::{
     ChunkSet, ChunkStore, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId,
     NodeKey, SwarmId,
-    cluster::{Cluster, ClusterConfig, Observer, Parts},
+    cluster::{Cluster, ClusterConfig, Observer, Parts, Work},
     transport::{
         Transport,
         quic::{QuicConfig, QuicTransport},
@@ -466,6 +466,10 @@ impl Observer for Trouble {
     fn corrupt(&self, peer: NodeId, index: u32) {
         metrics::corrupt_chunk(metrics::Found::Peer);
         tracing::error!(peer = %peer, chunk = index, "a peer sent bytes that do not have their hash");
+    }
+
+    fn worked(&self, work: Work, took: Duration) {
+        metrics::chunk_work(work, took);
     }
 
     fn shunned(&self, peer: NodeId, why: &'static str) {

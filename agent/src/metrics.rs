@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::http::Method;
+use coordinatorless_p2p::cluster::Work;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -25,6 +26,7 @@ const REUSED_BYTES: &str = "emberline_reused_bytes_total";
 const WASTED_BYTES: &str = "emberline_wasted_bytes_total";
 const SERVED_BYTES: &str = "emberline_served_bytes_total";
 const PHASE_SECONDS: &str = "emberline_phase_seconds";
+const CHUNK_SECONDS: &str = "emberline_chunk_seconds";
 const STALLS: &str = "emberline_stalls_total";
 const CORRUPT: &str = "emberline_corrupt_chunks_total";
 const PULLS: &str = "emberline_pulls_total";
@@ -47,6 +49,9 @@ const HTTP_SHED: &str = "emberline_http_shed_total";
 const PHASE_BUCKETS: [f64; 14] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1200.0, 3600.0];
 
+/// A chunk is at most 4 MiB: a millisecond to hash, and as long to write unless the disk is slow.
+const CHUNK_BUCKETS: [f64; 10] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
+
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Starts recording. Idempotent; what was counted before the first call is lost. In a process that
@@ -55,6 +60,8 @@ pub fn install() {
     HANDLE.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(PHASE_SECONDS.to_owned()), &PHASE_BUCKETS)
+            .ok()?
+            .set_buckets_for_metric(Matcher::Full(CHUNK_SECONDS.to_owned()), &CHUNK_BUCKETS)
             .ok()?
             .build_recorder();
         let handle = recorder.handle();
@@ -115,6 +122,11 @@ fn describe() {
         describe_gauge!(name, unit, help);
     }
     describe_histogram!(PHASE_SECONDS, Unit::Seconds, "how long pulls stayed in each phase");
+    describe_histogram!(
+        CHUNK_SECONDS,
+        Unit::Seconds,
+        "how long chunks took to verify and to store once their bytes had come, by work"
+    );
 }
 
 /// A series that is absent until the first event breaks rates and alerts on it.
@@ -234,6 +246,15 @@ pub fn phase(phase: Phase, spent: Duration) {
         Phase::Complete | Phase::Failed | Phase::Cancelled => return,
     };
     histogram!(PHASE_SECONDS, "phase" => label).record(spent.as_secs_f64());
+}
+
+/// A chunk took this long to hash, or to write.
+pub fn chunk_work(work: Work, took: Duration) {
+    let label = match work {
+        Work::Verify => "verify",
+        Work::Store => "store",
+    };
+    histogram!(CHUNK_SECONDS, "work" => label).record(took.as_secs_f64());
 }
 
 /// A source was given up after the stall time-out.

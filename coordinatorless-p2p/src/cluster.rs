@@ -38,7 +38,7 @@ use crate::{
     wire::{self, FRAME_BYTES_MAX, HEAD_BYTES_MAX, MEET_SWARMS_MAX, Meet, Met, Opening},
 };
 
-pub use crate::embedding::{ClusterConfig, FIRST_HOST_SERVICE, Host, Observer, Parts, Unobserved};
+pub use crate::embedding::{ClusterConfig, FIRST_HOST_SERVICE, Host, Observer, Parts, Unobserved, Work};
 
 const MEET_SERVICE: u16 = 1;
 /// Homes of a key: successors on the ring.

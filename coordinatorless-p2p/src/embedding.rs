@@ -70,7 +70,16 @@ pub trait Host: Send + Sync + 'static {
     async fn call(&self, from: NodeId, service: u16, body: Bytes) -> Result<Bytes>;
 }
 
-/// Who wants to hear of what went wrong. The default hears nothing.
+/// What a chunk costs after its bytes came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Hashing it.
+    Verify,
+    /// Writing it; waiting for the disk included.
+    Store,
+}
+
+/// Who wants to hear of what went wrong, and what things cost. The default hears nothing.
 pub trait Observer: Send + Sync + 'static {
     /// A stream from `source` (`peer`) brought no byte for the stall time-out.
     fn stalled(&self, source: &'static str) {
@@ -80,6 +89,11 @@ pub trait Observer: Send + Sync + 'static {
     /// A peer served bytes that did not have their hash.
     fn corrupt(&self, peer: NodeId, index: u32) {
         let _ = (peer, index);
+    }
+
+    /// A chunk's bytes took this long to hash, or to write.
+    fn worked(&self, work: Work, took: Duration) {
+        let _ = (work, took);
     }
 
     /// A peer is shunned.

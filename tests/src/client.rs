@@ -186,6 +186,20 @@ impl AgentClient {
         deadline: Duration,
         reached: impl Fn(&PullStatus) -> bool,
     ) -> Result<PullStatus> {
+        self.watch_pull_every(POLL_INTERVAL, id, deadline, reached).await
+    }
+
+    /// As [`watch_pull`](Self::watch_pull), asking as often as `interval` says.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn watch_pull_every(
+        &self,
+        interval: Duration,
+        id: &str,
+        deadline: Duration,
+        reached: impl Fn(&PullStatus) -> bool,
+    ) -> Result<PullStatus> {
         let start = Instant::now();
         loop {
             let status = self.pull_status(id).await?;
@@ -198,7 +212,7 @@ impl AgentClient {
                     format!("pull {id} after {deadline:?} still at {status:?}"),
                 ));
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
+            tokio::time::sleep(interval).await;
         }
     }
 

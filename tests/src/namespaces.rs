@@ -166,20 +166,14 @@ impl Namespace {
     /// Bytes that have passed the interface since the namespace was made.
     ///
     /// # Errors
-    /// `Invalid` when iproute2 does not show the interface.
-    pub fn bytes(&self) -> Result<LinkBytes> {
-        let text = ip(&["-n", &self.inner.name, "-j", "-s", "link", "show", "dev", "eth0"])?;
-        let links: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("ip -j -s link: {text}"), e))?;
-        let count = |direction: &str| {
-            links[0]["stats64"][direction]["bytes"].as_u64().ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Invalid,
-                    format!("no {direction} counter of {}: {text}", self.inner.name),
-                )
-            })
-        };
-        Ok(LinkBytes { sent: count("tx")?, received: count("rx")? })
+    /// `Invalid` when `/proc/net/dev` does not show the interface.
+    pub async fn bytes(&self) -> Result<LinkBytes> {
+        // Of the thread that reads it, and so of the namespace that the thread lives in.
+        let path = "/proc/thread-self/net/dev";
+        let text = self.run(async move { std::fs::read_to_string(path) }).await?.at(|| path.to_owned())?;
+        link_bytes(&text).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("no counters of {}: {text}", self.inner.name))
+        })
     }
 }
 
@@ -350,6 +344,14 @@ fn delete(name: &str) {
     drop(ip(&["netns", "del", name]));
 }
 
+/// The counters of `eth0` in the table of `/proc/net/dev`: bytes received are the first number, bytes
+/// sent the ninth.
+fn link_bytes(table: &str) -> Option<LinkBytes> {
+    let row = table.lines().find_map(|line| line.trim().strip_prefix("eth0:"))?;
+    let numbers: Vec<u64> = row.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    Some(LinkBytes { received: *numbers.first()?, sent: *numbers.get(8)? })
+}
+
 fn ip(args: &[&str]) -> Result<String> {
     tool("ip", args)
 }
@@ -365,4 +367,17 @@ fn tool(program: &str, args: &[&str]) -> Result<String> {
     }
     let words = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(ErrorKind::Invalid, format!("{program} {}: {}", args.join(" "), words.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_from_the_row_of_the_interface() {
+        let table = "Inter-|   Receive\n face |bytes\n    lo:  1 1 0 0 0 0 0 0  1 1 0 0 0 0 0 0\n  \
+                     eth0: 700 7 0 0 0 0 0 0 900 9 0 0 0 0 0 0\n";
+        assert_eq!(link_bytes(table), Some(LinkBytes { received: 700, sent: 900 }));
+        assert_eq!(link_bytes("lo: 1"), None);
+    }
 }

@@ -50,9 +50,9 @@ async fn a_shaped_link_carries_its_rate_and_no_more() {
     let network =
         Network::new(NetworkSpec { node_rate: Some(rate), ..NetworkSpec::default() }).expect("a network");
     let [a, b] = network.nodes() else { panic!("two nodes") };
-    let before = a.bytes().expect("counter").sent;
+    let before = a.bytes().await.expect("counter").sent;
     let took = transfer(a, b, a.ipv4()).await;
-    let sent = a.bytes().expect("counter").sent - before;
+    let sent = a.bytes().await.expect("counter").sent - before;
     let share = TRANSFER_BYTES as f64 * 8.0 / took.as_secs_f64() / rate as f64;
     // 1448 of 1514 bytes are payload: 0.956. Below 0.90 the shaping costs throughput, above 0.99 it
     // does not shape (the bursts at the start are 1 % of the transfer).

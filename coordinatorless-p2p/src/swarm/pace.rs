@@ -12,15 +12,20 @@ use super::Now;
 const STREAMS_ALONE: usize = 8;
 /// Streams open at most, alone.
 const STREAMS_MAX: usize = 16;
-/// Streams open at most while others take part.
+/// Streams that a node may open at least while others take part; where they are few it is as many as
+/// make [`STREAMS_MAX`] together.
 const STREAMS_MAX_IN_COMPANY: usize = 2;
 /// A level is judged over at least this long and this much.
 const JUDGE_AFTER: Duration = Duration::from_millis(500);
 const JUDGE_BYTES: u64 = 8 << 20;
 /// A further stream must bring this much to be kept.
 const GAIN: f64 = 1.12;
-/// After a step that brought nothing, how long until the next try.
+/// After a step that brought nothing, how long until the next try; doubled each time, up to the second.
 const REST: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_secs(80);
+/// A stream whose chunks follow each other faster than this would wait for its next request: requests
+/// take a round trip and the origin's time to first byte.
+const FAST: Duration = Duration::from_millis(100);
 
 /// An origin that wants more quiet than this is asked again all the same.
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -33,6 +38,7 @@ pub(super) struct OriginPace {
     since: Now,
     bytes: u64,
     try_after: Now,
+    rest: Duration,
     hold_until: Now,
     failures: u32,
     /// Smoothed time between chunks of one stream.
@@ -47,21 +53,29 @@ impl OriginPace {
             since: now,
             bytes: 0,
             try_after: now,
+            rest: REST,
             hold_until: Duration::ZERO,
             failures: 0,
             interval: Duration::from_millis(250),
         }
     }
 
-    /// How many streams may be open now.
-    pub(super) fn streams(&self, now: Now, alone: bool) -> usize {
+    /// How many streams may be open now, while as many take part.
+    pub(super) fn streams(&self, now: Now, participants: usize) -> usize {
         if now < self.hold_until {
-            0
-        } else if alone {
-            self.level.clamp(STREAMS_ALONE, STREAMS_MAX)
-        } else {
-            self.level.min(STREAMS_MAX_IN_COMPANY)
+            return 0;
         }
+        self.level.min((STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY))
+    }
+
+    /// How many streams may be open now, while nobody else takes part.
+    pub(super) fn streams_alone(&self, now: Now) -> usize {
+        if now < self.hold_until { 0 } else { self.level.clamp(STREAMS_ALONE, STREAMS_MAX) }
+    }
+
+    /// Whether chunks of one stream follow each other so fast that a request takes long beside them.
+    pub(super) fn is_fast(&self) -> bool {
+        self.interval < FAST
     }
 
     /// A chunk appeared in the swarm for the first time.
@@ -69,7 +83,8 @@ impl OriginPace {
         self.failures = 0;
         self.bytes += u64::from(bytes);
         let took = now.saturating_sub(self.since);
-        if took < JUDGE_AFTER || self.bytes < JUDGE_BYTES {
+        // Several chunks of each stream, or their lumps would be judged.
+        if took < JUDGE_AFTER.max(self.interval * 4) || self.bytes < JUDGE_BYTES {
             return;
         }
         let rate = self.bytes as f64 / took.as_secs_f64();
@@ -80,7 +95,8 @@ impl OriginPace {
             } else {
                 self.level = self.level.saturating_sub(1).max(1);
                 self.before = 0.0;
-                self.try_after = now + REST;
+                self.try_after = now + self.rest;
+                self.rest = (self.rest * 2).min(REST_MAX);
             }
         }
         self.since = now;
@@ -123,26 +139,26 @@ mod tests {
     #[test]
     fn streams_grow_while_they_bring_more_and_no_longer() {
         let mut pace = OriginPace::new(Duration::ZERO);
-        feed(&mut pace, 0, 1000, 20_000);
-        let first = pace.streams(Duration::from_secs(1), false);
+        feed(&mut pace, 0, 1001, 20_000);
+        let first = pace.streams(Duration::from_secs(1), 8);
         assert!(first >= 2, "no second stream was tried: {first}");
-        feed(&mut pace, 1000, 6000, 20_000);
-        assert_eq!(pace.streams(Duration::from_secs(6), false), 1, "a stream that brought nothing was kept");
+        feed(&mut pace, 1001, 6000, 20_000);
+        assert_eq!(pace.streams(Duration::from_secs(6), 8), 1, "a stream that brought nothing was kept");
     }
 
     #[test]
     fn nothing_is_read_while_the_origin_wants_quiet() {
         let mut pace = OriginPace::new(Duration::ZERO);
         pace.failed(Duration::ZERO, Some(Duration::from_secs(9)));
-        assert_eq!(pace.streams(Duration::from_millis(8_999), true), 0);
-        assert!(pace.streams(Duration::from_secs(9), true) > 0);
+        assert_eq!(pace.streams_alone(Duration::from_millis(8_999)), 0);
+        assert!(pace.streams_alone(Duration::from_secs(9)) > 0);
     }
 
     #[test]
     fn an_absurd_wait_neither_overflows_nor_lasts() {
         let mut pace = OriginPace::new(Duration::ZERO);
         pace.failed(Duration::from_secs(1), Some(Duration::MAX));
-        assert!(pace.streams(Duration::from_secs(1) + HOLD_MAX, true) > 0);
+        assert!(pace.streams_alone(Duration::from_secs(1) + HOLD_MAX) > 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Who reads which span from the origin: rendezvous ranks, claims, take-over and help at the end.
 //!
-//! A span belongs to the participant that ranks first for it. A node that has none of its own
+//! A span belongs to the participant that ranks first for it. Each reads its own from the front of the
+//! artifact to the end, so that files become whole one after the other. A node that has none of its own
 //! left helps the one with the longest backlog from the far end of its list, so helper and owner
 //! meet as late as possible. Claims that cross are settled by rank.
 
@@ -69,15 +70,18 @@ impl Swarm {
         if self.is_meeting(now) {
             return;
         }
+        let participants = 1 + self.neighbours.len();
         while self.reads_origin {
             let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
-            // A reading whose last chunk is on its way does not count, so that the next request is
-            // at the origin before this one ends.
-            let busy =
-                self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| m.left.len() > 1)).count();
+            // Where chunks come fast, a reading whose last chunk is on its way does not count, so that the
+            // next request is at the origin before this one ends.
+            let nearly = u32::from(self.pace.is_fast());
+            let ending = |m: &Mine| m.left.len() as u32 <= nearly;
+            let busy = self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| !ending(m))).count();
             let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
-            let streams = self.pace.streams(now, alone);
+            let streams =
+                if alone { self.pace.streams_alone(now) } else { self.pace.streams(now, participants) };
             if busy >= streams || open > streams {
                 return;
             }
@@ -123,9 +127,9 @@ impl Swarm {
         }
         let stuck = self.stuck_after();
         let grace = now < self.began + self.config.meeting_grace;
-        let mut own: Option<(u64, u32)> = None;
+        let mut own: Option<u32> = None;
         let mut stale: Option<(u64, u32)> = None;
-        let mut backlog: HashMap<NodeId, (u32, u64, u32)> = HashMap::new();
+        let mut backlog: HashMap<NodeId, (u32, u32)> = HashMap::new();
         for (s, span) in self.spans.iter().enumerate() {
             if span.orphans == 0 || span.mine.is_some() || self.orphan_run(s as u32).is_none() {
                 continue;
@@ -134,27 +138,23 @@ impl Swarm {
                 continue;
             }
             let s = s as u32;
-            let my_score = self.score(s, self.me);
-            let (owner, owner_score) = self.owner(s, span.chunks.clone(), grace);
+            let owner = self.owner(s, span.chunks.clone(), grace);
             let claimed = span.claim.is_some();
             if owner == self.me {
-                if own.is_none_or(|(best, _)| my_score > best) {
-                    own = Some((my_score, s));
-                }
+                own = own.or(Some(s));
             } else if claimed || self.neighbours.get(&owner).is_some_and(|n| now >= n.progress + stuck) {
+                // By rank, or all who find it stuck would take the same one.
+                let my_score = self.score(s, self.me);
                 if stale.is_none_or(|(best, _)| my_score > best) {
                     stale = Some((my_score, s));
                 }
             } else if self.neighbours.contains_key(&owner) {
-                // The span its owner will come to last.
-                let entry = backlog.entry(owner).or_insert((0, u64::MAX, s));
-                entry.0 += 1;
-                if owner_score < entry.1 {
-                    (entry.1, entry.2) = (owner_score, s);
-                }
+                // The last one is the span its owner will come to last.
+                let entry = backlog.entry(owner).or_insert((0, s));
+                *entry = (entry.0 + 1, s);
             }
         }
-        if let Some((_, span)) = own.or(stale) {
+        if let Some(span) = own.or(stale.map(|(_, span)| span)) {
             return Some(span);
         }
         if busy > 0 || grace {
@@ -162,7 +162,7 @@ impl Swarm {
         }
         // Helping with the last span of somebody would only cross its own claim.
         let most = backlog.values().map(|b| b.0).max().filter(|&most| most >= 2)?;
-        let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.2).collect();
+        let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.1).collect();
         longest.sort_unstable();
         Some(longest[self.rng.random_range(0..longest.len())])
     }
@@ -190,7 +190,7 @@ impl Swarm {
 
     /// Who ranks first for a span, among participants that want it; in the first moments among all
     /// members, most of which this node has not met yet.
-    fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> (NodeId, u64) {
+    fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> NodeId {
         let met = self.neighbours.iter().filter(|(_, n)| n.reads_any(chunks.clone())).map(|(id, _)| *id);
         let unmet = self.members.iter().filter(|id| grace && !self.neighbours.contains_key(id)).copied();
         let mut best = (self.me, self.score(span, self.me));
@@ -200,7 +200,7 @@ impl Swarm {
                 best = (id, score);
             }
         }
-        best
+        best.0
     }
 
     /// Whether a crossing claim of `peer` goes before this node's own.

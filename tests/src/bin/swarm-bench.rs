@@ -3,13 +3,16 @@
 //! Arguments and printing; the measurement is in `emberline_tests::swarm_bench`. Needs root, for
 //! network namespaces. What it starts and makes is gone when it ends, also by Ctrl-C.
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, ValueEnum};
-use coordinatorless_p2p::{Error, ErrorKind, Result};
+use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use emberline_tests::{
     namespaces,
-    swarm_bench::{Contender, Plan, Report, run},
+    swarm_bench::{Contender, Plan, Report, Timeline, draw, run},
 };
 use serde::Serialize;
 
@@ -53,6 +56,9 @@ struct Arguments {
     /// Leave Emberline out.
     #[arg(long, requires = "rival")]
     only_rival: bool,
+    /// Write here, as SVG, where the time of the last run went, and the figures beside it as JSON.
+    #[arg(long, value_name = "FILE.svg")]
+    timeline: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -63,6 +69,7 @@ const EXAMPLES: &str = "Examples:
   swarm-bench --nodes 8 --rate 200mbit --runs 3 --json
   swarm-bench --nodes 4 --late 1                          a late joiner, served by its neighbours
   swarm-bench --nodes 8 --rate 200mbit --starts 0,0.5,0.5,0.75   a wave
+  swarm-bench --nodes 8 --rate 200mbit --timeline t.svg   a picture of the gap to the bound
   swarm-bench --nodes 4 --rival curl                      against each node by itself";
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -132,13 +139,29 @@ async fn measure(arguments: &Arguments) -> Result<()> {
 async fn measure_runs(plan: &Plan, arguments: &Arguments) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for round in 0..arguments.runs {
-        let report = run(&Plan { seed: u64::from(round) + 1, ..plan.clone() }).await?;
+        let (report, timeline) = run(&Plan { seed: u64::from(round) + 1, ..plan.clone() }).await?;
+        if let (Some(path), Some(timeline)) = (&arguments.timeline, &timeline) {
+            write_timeline(path, plan.contender, &report, timeline)?;
+        }
         if !arguments.json && arguments.runs > 1 {
             println!("{} run {}: {:.2} s", report.contender, round + 1, report.makespan_seconds);
         }
         reports.push(report);
     }
     Ok(reports)
+}
+
+/// A rival's picture gets the rival's name, so that both are kept.
+fn write_timeline(path: &Path, contender: Contender, report: &Report, timeline: &Timeline) -> Result<()> {
+    let path = match contender {
+        Contender::Emberline => path.to_owned(),
+        Contender::Curl => path.with_extension(format!("{}.svg", contender.name())),
+    };
+    std::fs::write(&path, draw(timeline, report)).at(|| path.display().to_string())?;
+    let figures = serde_json::to_vec_pretty(timeline)
+        .map_err(|e| Error::with_source(ErrorKind::Invalid, "timeline", e))?;
+    let beside = path.with_extension("json");
+    std::fs::write(&beside, figures).at(|| beside.display().to_string())
 }
 
 fn plan(arguments: &Arguments, contender: Contender) -> Plan {
@@ -153,6 +176,7 @@ fn plan(arguments: &Arguments, contender: Contender) -> Plan {
         mtu: arguments.mtu,
         ipv6: arguments.ipv6,
         seed: 1,
+        timeline: arguments.timeline.is_some(),
     }
 }
 

@@ -33,6 +33,9 @@ pub enum Contender {
     Curl,
 }
 
+/// How often an agent is asked whether it is done: asking costs CPU that the agents lack.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
 impl Contender {
     /// Its name in reports.
     pub fn name(self) -> &'static str {
@@ -121,6 +124,14 @@ impl Field {
         }
     }
 
+    /// How to ask the agent of a node; rivals have none.
+    pub(super) fn agent(&self, node: usize) -> Option<AgentClient> {
+        match &self.runners {
+            Runners::Agents(cluster) => cluster.agents().get(node).map(|agent| agent.client().clone()),
+            Runners::Curl { .. } => None,
+        }
+    }
+
     /// Names and versions of what was measured.
     pub(super) fn versions(&self) -> String {
         let version = |program: &Path| {
@@ -202,7 +213,7 @@ async fn pull(client: &AgentClient, url: &str, release: Instant, start: Duration
     tokio::time::sleep_until((release + start).into()).await;
     let request = PullRequest { reference: url.to_owned(), ..PullRequest::default() };
     let started = client.start_pull(&request).await?;
-    let ended = client.watch_pull(&started.id, PATIENCE, |_| false).await?;
+    let ended = client.watch_pull_every(POLL_INTERVAL, &started.id, PATIENCE, |_| false).await?;
     let finished = release.elapsed();
     match (ended.phase, ended.path) {
         (Phase::Complete, Some(path)) => Ok(Delivery {

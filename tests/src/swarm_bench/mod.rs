@@ -6,18 +6,25 @@
 
 mod bound;
 mod contender;
+mod picture;
 mod report;
+mod timeline;
 
 use std::{sync::Arc, time::Duration};
 
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use tempfile::TempDir;
 
-use self::contender::Delivery;
 pub use self::{
     bound::{Links, lower_bound_seconds},
     contender::Contender,
+    picture::draw,
     report::{NodeReport, Report},
+    timeline::{Lane, Reading, Sample, Timeline},
+};
+use self::{
+    contender::{Delivery, Field},
+    timeline::{Recorder, Watched},
 };
 use crate::{
     model::Model,
@@ -51,6 +58,8 @@ pub struct Plan {
     pub ipv6: bool,
     /// Changes the model's content.
     pub seed: u64,
+    /// Whether to watch where the time goes; costs a little of it.
+    pub timeline: bool,
 }
 
 impl Plan {
@@ -76,7 +85,7 @@ impl Plan {
 ///
 /// # Errors
 /// `Denied` without root; `Corrupt` when a copy is not the model; what else stops the contender.
-pub async fn run(plan: &Plan) -> Result<Report> {
+pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
     if plan.nodes == 0 || plan.rate < 8 || plan.origin_rate < 8 {
         return Err(Error::new(ErrorKind::Invalid, "nodes and rates must be more than zero"));
     }
@@ -100,9 +109,14 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     let ideal_seconds = model.bytes() as f64 * 8.0 / plan.rate as f64;
     let starts: Vec<Duration> =
         (0..plan.nodes).map(|node| Duration::from_secs_f64(plan.start_of(node) * ideal_seconds)).collect();
-    let sent_before = network.origin().bytes()?.sent;
+    let sent_before = network.origin().bytes().await?.sent;
+    let recorder = plan.timeline.then(|| Recorder::start(watched(plan, &network, &field)));
     let first = field.deliver(&starts).await?;
-    let sent_after = network.origin().bytes()?.sent;
+    let timeline = match recorder {
+        Some(recorder) => recorder.stop().await,
+        None => None,
+    };
+    let sent_after = network.origin().bytes().await?.sent;
     verify(&model, &first).await?;
 
     let mut late = Vec::new();
@@ -110,9 +124,9 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     if plan.late > 0 {
         let newcomers = &network.nodes()[plan.nodes..];
         field.join(newcomers, host).await?;
-        let before = network.origin().bytes()?.sent;
+        let before = network.origin().bytes().await?.sent;
         late = field.deliver(&vec![Duration::ZERO; plan.late]).await?;
-        late_sent = Some(network.origin().bytes()?.sent - before);
+        late_sent = Some(network.origin().bytes().await?.sent - before);
         verify(&model, &late).await?;
     }
     let versions = field.versions();
@@ -126,7 +140,22 @@ pub async fn run(plan: &Plan) -> Result<Report> {
         requests: nginx.requests()?,
         versions,
     };
-    Ok(Report::new(plan, &measured))
+    Ok((Report::new(plan, &measured), timeline))
+}
+
+/// The origin and every node that starts cold.
+fn watched(plan: &Plan, network: &Network, field: &Field) -> Vec<Watched> {
+    let origin = Watched {
+        namespace: network.origin().clone(),
+        agent: None,
+        link_bytes_per_second: plan.origin_rate as f64 / 8.0,
+    };
+    let nodes = network.nodes()[..plan.nodes].iter().enumerate().map(|(n, namespace)| Watched {
+        namespace: namespace.clone(),
+        agent: field.agent(n),
+        link_bytes_per_second: plan.rate as f64 / 8.0,
+    });
+    std::iter::once(origin).chain(nodes).collect()
 }
 
 /// Checks every copy, two at a time: as many as there are cores.

@@ -10,6 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Driver;
 use crate::{
     chunk::{ChunkHash, VerifiedChunk},
+    embedding::Work,
     error::{Error, ErrorKind},
     exchange::inbox::{Event, Source},
     swarm::Input,
@@ -28,16 +29,25 @@ impl Driver {
         let expected = announced.or(self.swarm.own_hash(index));
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         self.tasks.spawn(async move {
-            let verified = tokio::task::spawn_blocking(move || match expected {
-                Some(hash) => VerifiedChunk::checked(bytes, hash),
-                None => Ok(VerifiedChunk::hashed(bytes)),
+            let observer = shared.observer.clone();
+            let verified = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
+                let verified = match expected {
+                    Some(hash) => VerifiedChunk::checked(bytes, hash),
+                    None => Ok(VerifiedChunk::hashed(bytes)),
+                };
+                observer.worked(Work::Verify, began.elapsed());
+                verified
             })
             .await
             .unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Cancelled, "hashing was cut short", e)));
             let done = match verified {
                 Ok(chunk) => {
                     let hash = chunk.hash();
-                    shared.store.write(swarm, index, chunk).await.map(|()| hash)
+                    let began = Instant::now();
+                    let written = shared.store.write(swarm, index, chunk).await;
+                    shared.observer.worked(Work::Store, began.elapsed());
+                    written.map(|()| hash)
                 }
                 Err(e) => Err(e),
             };
