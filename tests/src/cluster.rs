@@ -86,9 +86,23 @@ impl Cluster {
     /// # Errors
     /// As [`AgentProcess::start`].
     pub async fn join_in(&mut self, namespace: &Namespace, host: IpAddr) -> Result<&AgentProcess> {
+        self.join_in_zone(namespace, host, "").await
+    }
+
+    /// As [`join_in`](Self::join_in), in an availability zone.
+    ///
+    /// # Errors
+    /// As [`AgentProcess::start`].
+    pub async fn join_in_zone(
+        &mut self,
+        namespace: &Namespace,
+        host: IpAddr,
+        zone: &str,
+    ) -> Result<&AgentProcess> {
         let mut options = AgentOptions::new(format!("node-{}", self.agents.len()));
         options.listen = any_port(host);
         options.namespace = Some(namespace.clone());
+        options.zone = zone.to_owned();
         self.join_with(options, |_| {}).await
     }
 

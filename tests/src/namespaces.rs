@@ -1,5 +1,7 @@
 //! A small network of its own: a switch, nodes and an origin, each in a network namespace.
 //!
+//! With zones, each zone has a switch and a trunk to the one that the origin is at.
+//!
 //! Nothing touches the host's interfaces: the bridge lives in a namespace too. Every link is shaped
 //! by `tbf` in both directions where a rate is given. Names carry our process id, so what a killed
 //! run left behind is told from what is in use and removed by the next run. Needs root.
@@ -33,21 +35,26 @@ const BURST_MILLIS: u64 = 10;
 const QUEUE_MILLIS: u64 = 25;
 
 /// What network to make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSpec {
     /// Nodes, not counting the origin.
     pub nodes: usize,
-    /// Rate of each node's link, up and down, in bits a second; absent: not shaped.
-    pub node_rate: Option<u64>,
+    /// Rates of the nodes' links, up and down, in bits a second; when there are fewer than nodes they are
+    /// gone through again, and when there are none no link is shaped.
+    pub node_rates: Vec<u64>,
     /// Rate of the origin's link.
     pub origin_rate: Option<u64>,
+    /// Zones that the nodes are dealt to, in turn; the origin is in none of them. 0 and 1: no borders.
+    pub zones: usize,
+    /// Rate of each zone's trunk, each way; absent: not shaped.
+    pub zone_rate: Option<u64>,
     /// Largest IP packet.
     pub mtu: u32,
 }
 
 impl Default for NetworkSpec {
     fn default() -> Self {
-        Self { nodes: 2, node_rate: None, origin_rate: None, mtu: 1500 }
+        Self { nodes: 2, node_rates: Vec::new(), origin_rate: None, zones: 0, zone_rate: None, mtu: 1500 }
     }
 }
 
@@ -57,6 +64,7 @@ pub struct Network {
     nodes: Vec<Namespace>,
     origin: Namespace,
     switch: String,
+    zones: usize,
 }
 
 /// One network namespace with one interface. Cheap to clone; all clones are the same.
@@ -111,11 +119,42 @@ impl Network {
         remove_stale()?;
         let base = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let switch = Switch::new(format!("{base}-switch"), spec.mtu)?;
-        let origin = switch.attach(&base, "origin", 1, spec.origin_rate, spec.mtu)?;
+        let zones = if spec.zones > 1 { spec.zones } else { 0 };
+        for zone in 0..zones {
+            switch.add_zone(zone, spec.zone_rate)?;
+        }
+        let origin = switch.attach(&base, "origin", 1, spec.origin_rate, CORE)?;
         let nodes = (0..spec.nodes)
-            .map(|n| switch.attach(&base, &format!("node{n}"), n as u16 + 10, spec.node_rate, spec.mtu))
+            .map(|n| {
+                let rate = spec.node_rates.iter().cycle().nth(n).copied();
+                let bridge = n.checked_rem(zones).map_or_else(|| CORE.to_owned(), bridge_of);
+                switch.attach(&base, &format!("node{n}"), n as u16 + 10, rate, &bridge)
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { nodes, origin, switch: switch.keep() })
+        Ok(Self { nodes, origin, switch: switch.keep(), zones })
+    }
+
+    /// Which zone a node is in; absent without zones.
+    pub fn zone_of(&self, node: usize) -> Option<usize> {
+        node.checked_rem(self.zones)
+    }
+
+    /// Bytes that have come into each zone, from the origin and from other zones.
+    ///
+    /// # Errors
+    /// `Invalid` when the counters are not shown.
+    pub fn bytes_into_zones(&self) -> Result<Vec<u64>> {
+        if self.zones == 0 {
+            return Ok(Vec::new());
+        }
+        let text = ip(&["netns", "exec", &self.switch, "cat", "/proc/net/dev"])?;
+        (0..self.zones)
+            .map(|zone| {
+                link_bytes(&text, &trunk_of(zone)).map(|bytes| bytes.sent).ok_or_else(|| {
+                    Error::new(ErrorKind::Invalid, format!("no counters of zone {zone}: {text}"))
+                })
+            })
+            .collect()
     }
 
     /// The nodes, in order.
@@ -171,7 +210,7 @@ impl Namespace {
         // Of the thread that reads it, and so of the namespace that the thread lives in.
         let path = "/proc/thread-self/net/dev";
         let text = self.run(async move { std::fs::read_to_string(path) }).await?.at(|| path.to_owned())?;
-        link_bytes(&text).ok_or_else(|| {
+        link_bytes(&text, "eth0").ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("no counters of {}: {text}", self.inner.name))
         })
     }
@@ -193,32 +232,63 @@ impl Drop for Inner {
 /// The bridge's namespace while the network is being made; removed on any error on the way.
 struct Switch {
     name: String,
+    mtu: String,
+}
+
+/// The bridge that the origin is at.
+const CORE: &str = "br0";
+
+fn bridge_of(zone: usize) -> String {
+    format!("zone{zone}")
+}
+
+/// The core's end of a zone's trunk.
+fn trunk_of(zone: usize) -> String {
+    format!("trunk{zone}")
 }
 
 impl Switch {
     fn new(name: String, mtu: u32) -> Result<Self> {
         ip(&["netns", "add", &name])?;
-        let switch = Self { name };
-        let n = switch.name.as_str();
-        ip(&[
-            "-n",
-            n,
-            "link",
-            "add",
-            "br0",
-            "mtu",
-            &mtu.to_string(),
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ])?;
-        ip(&["-n", n, "link", "set", "br0", "up"])?;
+        let switch = Self { name, mtu: mtu.to_string() };
+        // A switch does not filter; where the kernel's bridges do, it costs a fifth of the way of a packet.
+        let plain =
+            "for f in /proc/sys/net/bridge/bridge-nf-call-*tables; do [ ! -e $f ] || echo 0 >$f; done";
+        ip(&["netns", "exec", &switch.name, "sh", "-c", plain])?;
+        switch.add_bridge(CORE)?;
         Ok(switch)
     }
 
+    fn add_bridge(&self, bridge: &str) -> Result<()> {
+        let (n, mtu) = (self.name.as_str(), self.mtu.as_str());
+        ip(&["-n", n, "link", "add", bridge, "mtu", mtu, "type", "bridge", "mcast_snooping", "0"])?;
+        ip(&["-n", n, "link", "set", bridge, "up"]).map(drop)
+    }
+
+    /// A bridge for a zone, and its trunk to the core.
+    fn add_zone(&self, zone: usize, rate: Option<u64>) -> Result<()> {
+        let (n, mtu) = (self.name.as_str(), self.mtu.as_str());
+        let (bridge, near, far) = (bridge_of(zone), trunk_of(zone), format!("away{zone}"));
+        self.add_bridge(&bridge)?;
+        ip(&["-n", n, "link", "add", &near, "mtu", mtu, "type", "veth", "peer", "name", &far, "mtu", mtu])?;
+        for (port, bridge) in [(&near, CORE), (&far, bridge.as_str())] {
+            ip(&["-n", n, "link", "set", port, "master", bridge, "up"])?;
+            if let Some(rate) = rate {
+                shape(n, port, rate)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A namespace behind a link of its own. `host` becomes the last part of its addresses.
-    fn attach(&self, base: &str, role: &str, host: u16, rate: Option<u64>, mtu: u32) -> Result<Namespace> {
+    fn attach(
+        &self,
+        base: &str,
+        role: &str,
+        host: u16,
+        rate: Option<u64>,
+        bridge: &str,
+    ) -> Result<Namespace> {
         let name = format!("{base}-{role}");
         let [high, low] = host.to_be_bytes();
         let ipv4 = Ipv4Addr::new(10, 77, high, low);
@@ -226,12 +296,12 @@ impl Switch {
         ip(&["netns", "add", &name])?;
         // From here on the namespace has an owner that removes it.
         let namespace = enter(name.clone(), ipv4, ipv6).inspect_err(|_| delete(&name))?;
-        let (port, mtu) = (format!("p{host}"), mtu.to_string());
+        let (port, mtu) = (format!("p{host}"), self.mtu.as_str());
         ip(&[
-            "-n", &self.name, "link", "add", &port, "mtu", &mtu, "type", "veth", "peer", "name", "eth0",
-            "mtu", &mtu, "netns", &name,
+            "-n", &self.name, "link", "add", &port, "mtu", mtu, "type", "veth", "peer", "name", "eth0",
+            "mtu", mtu, "netns", &name,
         ])?;
-        ip(&["-n", &self.name, "link", "set", &port, "master", "br0", "up"])?;
+        ip(&["-n", &self.name, "link", "set", &port, "master", bridge, "up"])?;
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
         ip(&["-n", &name, "addr", "add", &format!("{ipv4}/16"), "dev", "eth0"])?;
         ip(&["-n", &name, "addr", "add", &format!("{ipv6}/64"), "dev", "eth0", "nodad"])?;
@@ -344,10 +414,10 @@ fn delete(name: &str) {
     drop(ip(&["netns", "del", name]));
 }
 
-/// The counters of `eth0` in the table of `/proc/net/dev`: bytes received are the first number, bytes
+/// The counters of `device` in the table of `/proc/net/dev`: bytes received are the first number, bytes
 /// sent the ninth.
-fn link_bytes(table: &str) -> Option<LinkBytes> {
-    let row = table.lines().find_map(|line| line.trim().strip_prefix("eth0:"))?;
+fn link_bytes(table: &str, device: &str) -> Option<LinkBytes> {
+    let row = table.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'))?;
     let numbers: Vec<u64> = row.split_whitespace().filter_map(|number| number.parse().ok()).collect();
     Some(LinkBytes { received: *numbers.first()?, sent: *numbers.get(8)? })
 }
@@ -377,7 +447,7 @@ mod tests {
     fn counters_are_read_from_the_row_of_the_interface() {
         let table = "Inter-|   Receive\n face |bytes\n    lo:  1 1 0 0 0 0 0 0  1 1 0 0 0 0 0 0\n  \
                      eth0: 700 7 0 0 0 0 0 0 900 9 0 0 0 0 0 0\n";
-        assert_eq!(link_bytes(table), Some(LinkBytes { received: 700, sent: 900 }));
-        assert_eq!(link_bytes("lo: 1"), None);
+        assert_eq!(link_bytes(table, "eth0"), Some(LinkBytes { received: 700, sent: 900 }));
+        assert_eq!(link_bytes(table, "eth"), None);
     }
 }

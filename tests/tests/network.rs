@@ -48,7 +48,7 @@ async fn a_shaped_link_carries_its_rate_and_no_more() {
     }
     let rate = 200_000_000;
     let network =
-        Network::new(NetworkSpec { node_rate: Some(rate), ..NetworkSpec::default() }).expect("a network");
+        Network::new(NetworkSpec { node_rates: vec![rate], ..NetworkSpec::default() }).expect("a network");
     let [a, b] = network.nodes() else { panic!("two nodes") };
     let before = a.bytes().await.expect("counter").sent;
     let took = transfer(a, b, a.ipv4()).await;
@@ -86,4 +86,23 @@ async fn a_dropped_network_leaves_no_namespace() {
     assert!(names.iter().all(exists));
     drop(network);
     assert!(!names.iter().any(exists), "{names:?}");
+}
+
+#[tokio::test]
+async fn zones_are_joined_by_trunks_that_count_what_comes_in() {
+    if !available_for("zones_are_joined_by_trunks_that_count_what_comes_in") {
+        return;
+    }
+    let network =
+        Network::new(NetworkSpec { nodes: 4, zones: 2, ..NetworkSpec::default() }).expect("a network");
+    let nodes = network.nodes();
+    let zones: Vec<_> = (0..4).map(|node| network.zone_of(node)).collect();
+    assert_eq!(zones, [Some(0), Some(1), Some(0), Some(1)]);
+    transfer(&nodes[0], &nodes[2], nodes[0].ipv4()).await;
+    let quiet = network.bytes_into_zones().expect("counters");
+    assert!(quiet.iter().all(|&bytes| bytes < TRANSFER_BYTES as u64 / 100), "{quiet:?} within a zone");
+    transfer(&nodes[0], &nodes[1], nodes[0].ipv4()).await;
+    let after = network.bytes_into_zones().expect("counters");
+    assert!(after[1] - quiet[1] >= TRANSFER_BYTES as u64, "{after:?} after a transfer into zone 1");
+    assert!(after[0] - quiet[0] < TRANSFER_BYTES as u64 / 10, "{after:?} after a transfer into zone 1");
 }

@@ -29,13 +29,19 @@ struct Arguments {
     /// Size of the model.
     #[arg(long, default_value = "512MiB", value_parser = preload_cli::units::parse_bytes)]
     size: u64,
-    /// Rate of each node's link, up and down: `400mbit`, `1gbit`.
-    #[arg(long, default_value = "400mbit", value_parser = parse_rate)]
-    rate: u64,
-    /// Rate of the origin's link; as `--rate` if not given.
+    /// Rate of each node's link, up and down: `400mbit`, `1gbit`; several are dealt to the nodes in turn.
+    #[arg(long, default_value = "400mbit", value_delimiter = ',', value_parser = parse_rate)]
+    rate: Vec<u64>,
+    /// Rate of the origin's link; as the first `--rate` if not given.
     #[arg(long, value_parser = parse_rate)]
     origin_rate: Option<u64>,
-    /// When each node starts, in units of model ÷ link; the last goes for all that follow.
+    /// Deal the nodes to this many zones; the origin is in none of them.
+    #[arg(long, default_value_t = 0)]
+    zones: usize,
+    /// Rate of each zone's trunk, each way; as fast as the machine if not given.
+    #[arg(long, value_parser = parse_rate, requires = "zones")]
+    zone_rate: Option<u64>,
+    /// When each node starts, in units of model ÷ fastest link; the last goes for all that follow.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     starts: Vec<f64>,
     /// Cold nodes that join and pull once all others have the model.
@@ -69,6 +75,8 @@ const EXAMPLES: &str = "Examples:
   swarm-bench --nodes 8 --rate 200mbit --runs 3 --json
   swarm-bench --nodes 4 --late 1                          a late joiner, served by its neighbours
   swarm-bench --nodes 8 --rate 200mbit --starts 0,0.5,0.5,0.75   a wave
+  swarm-bench --nodes 8 --rate 200mbit,50mbit --origin-rate 200mbit   half of the links at a quarter
+  swarm-bench --nodes 8 --rate 200mbit --zones 2 --zone-rate 200mbit   what crosses the zones' borders
   swarm-bench --nodes 8 --rate 200mbit --timeline t.svg   a picture of the gap to the bound
   swarm-bench --nodes 4 --rival curl                      against each node by itself";
 
@@ -168,8 +176,10 @@ fn plan(arguments: &Arguments, contender: Contender) -> Plan {
     Plan {
         nodes: arguments.nodes,
         model_bytes: arguments.size,
-        rate: arguments.rate,
-        origin_rate: arguments.origin_rate.unwrap_or(arguments.rate),
+        rates: arguments.rate.clone(),
+        origin_rate: arguments.origin_rate.or(arguments.rate.first().copied()).unwrap_or(0),
+        zones: arguments.zones,
+        zone_rate: arguments.zone_rate,
         starts: arguments.starts.clone(),
         late: arguments.late,
         contender,

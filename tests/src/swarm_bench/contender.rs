@@ -51,17 +51,23 @@ impl Contender {
         home: &Path,
         url: &str,
         model: Arc<Model>,
-        nodes: &[Namespace],
-        host: fn(&Namespace) -> IpAddr,
+        sites: &[Site],
     ) -> Result<Field> {
         let runners = match self {
             Self::Emberline => Runners::Agents(Cluster::empty()?),
             Self::Curl => Runners::Curl { home: home.to_owned(), nodes: Vec::new() },
         };
         let mut field = Field { runners, url: url.to_owned(), model, delivered: 0 };
-        field.join(nodes, host).await?;
+        field.join(sites).await?;
         Ok(field)
     }
+}
+
+/// Where one node is.
+pub(super) struct Site {
+    pub(super) node: Namespace,
+    pub(super) host: IpAddr,
+    pub(super) zone: Option<usize>,
 }
 
 /// A contender in the nodes of one network.
@@ -95,20 +101,17 @@ pub(super) struct Delivery {
 
 impl Field {
     /// Adds nodes that hold nothing.
-    pub(super) async fn join(
-        &mut self,
-        newcomers: &[Namespace],
-        host: fn(&Namespace) -> IpAddr,
-    ) -> Result<()> {
+    pub(super) async fn join(&mut self, newcomers: &[Site]) -> Result<()> {
         match &mut self.runners {
             Runners::Agents(cluster) => {
-                for node in newcomers {
-                    cluster.join_in(node, host(node)).await?;
+                for site in newcomers {
+                    let zone = site.zone.map(|zone| format!("zone{zone}")).unwrap_or_default();
+                    cluster.join_in_zone(&site.node, site.host, &zone).await?;
                 }
                 cluster.wait_formed(cluster.agents().len()).await
             }
             Runners::Curl { nodes, .. } => {
-                nodes.extend_from_slice(newcomers);
+                nodes.extend(newcomers.iter().map(|site| site.node.clone()));
                 Ok(())
             }
         }

@@ -23,7 +23,7 @@ pub use self::{
     timeline::{Lane, Reading, Sample, Timeline},
 };
 use self::{
-    contender::{Delivery, Field},
+    contender::{Delivery, Field, Site},
     timeline::{Recorder, Watched},
 };
 use crate::{
@@ -42,8 +42,13 @@ pub struct Plan {
     pub nodes: usize,
     /// About how large it is; the report says exactly.
     pub model_bytes: u64,
-    /// Rate of each node's link, up and down, in bits a second.
-    pub rate: u64,
+    /// Rates of the nodes' links, up and down, in bits a second; gone through again when there are fewer
+    /// than nodes.
+    pub rates: Vec<u64>,
+    /// Zones that the nodes are dealt to in turn; 0: none.
+    pub zones: usize,
+    /// What passes a zone's border each way at most; absent: anything.
+    pub zone_rate: Option<u64>,
     /// Rate of the origin's link.
     pub origin_rate: u64,
     /// When each node starts, in units of model ÷ node rate; the last one goes for all that follow.
@@ -65,15 +70,30 @@ pub struct Plan {
 impl Plan {
     /// What to say when the machine rather than the links would be measured.
     pub fn warning(&self) -> Option<String> {
-        let sum = self.rate.saturating_mul(self.nodes as u64);
+        let sum: u64 = (0..self.nodes).fold(0, |sum: u64, node| sum.saturating_add(self.rate_of(node)));
         (sum > HONEST_RATE_SUM).then(|| {
             format!(
-                "{} nodes × {} Mbit/s is more than {} Mbit/s: two cores will be the limit, not the links",
+                "{} nodes with {} Mbit/s together are more than {} Mbit/s: two cores will be the limit, not \
+                 the links",
                 self.nodes,
-                self.rate / 1_000_000,
+                sum / 1_000_000,
                 HONEST_RATE_SUM / 1_000_000
             )
         })
+    }
+
+    /// The rate of a node's link.
+    pub fn rate_of(&self, node: usize) -> u64 {
+        self.rates.iter().cycle().nth(node).copied().unwrap_or(0)
+    }
+
+    /// The links of the nodes that start first.
+    fn links(&self) -> Links {
+        Links {
+            node_rates: (0..self.nodes).map(|node| self.rate_of(node)).collect(),
+            origin_rate: self.origin_rate,
+            zone_rate: self.zone_rate.filter(|_| self.zones > 1),
+        }
     }
 
     fn start_of(&self, node: usize) -> f64 {
@@ -86,13 +106,16 @@ impl Plan {
 /// # Errors
 /// `Denied` without root; `Corrupt` when a copy is not the model; what else stops the contender.
 pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
-    if plan.nodes == 0 || plan.rate < 8 || plan.origin_rate < 8 {
+    let slowest = plan.rates.iter().copied().min().unwrap_or(0);
+    if plan.nodes == 0 || slowest < 8 || plan.origin_rate < 8 {
         return Err(Error::new(ErrorKind::Invalid, "nodes and rates must be more than zero"));
     }
     let network = Network::new(NetworkSpec {
         nodes: plan.nodes + plan.late,
-        node_rate: Some(plan.rate),
+        node_rates: plan.rates.clone(),
         origin_rate: Some(plan.origin_rate),
+        zones: plan.zones,
+        zone_rate: plan.zone_rate,
         mtu: plan.mtu,
     })?;
     let home = TempDir::with_prefix("emberline-bench-").at(|| "temporary directory".to_owned())?;
@@ -103,12 +126,20 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
     drop_page_cache(&model).await?;
     let host = if plan.ipv6 { Namespace::ipv6 } else { Namespace::ipv4 };
     let nginx = Nginx::start(&model.dir, network.origin(), host(network.origin())).await?;
-    let early = &network.nodes()[..plan.nodes];
-    let mut field = plan.contender.prepare(home.path(), &nginx.url(), model.clone(), early, host).await?;
+    let sites: Vec<Site> = network
+        .nodes()
+        .iter()
+        .enumerate()
+        .map(|(n, node)| Site { node: node.clone(), host: host(node), zone: network.zone_of(n) })
+        .collect();
+    let (early, newcomers) = sites.split_at(plan.nodes);
+    let mut field = plan.contender.prepare(home.path(), &nginx.url(), model.clone(), early).await?;
 
-    let ideal_seconds = model.bytes() as f64 * 8.0 / plan.rate as f64;
+    let fastest = plan.rates.iter().copied().max().unwrap_or(slowest);
+    let ideal_seconds = model.bytes() as f64 * 8.0 / fastest as f64;
     let starts: Vec<Duration> =
         (0..plan.nodes).map(|node| Duration::from_secs_f64(plan.start_of(node) * ideal_seconds)).collect();
+    let crossed_before = network.bytes_into_zones()?;
     let sent_before = network.origin().bytes().await?.sent;
     let recorder = plan.timeline.then(|| Recorder::start(watched(plan, &network, &field)));
     let first = field.deliver(&starts).await?;
@@ -117,13 +148,13 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
         None => None,
     };
     let sent_after = network.origin().bytes().await?.sent;
+    let crossed = network.bytes_into_zones()?;
     verify(&model, &first).await?;
 
     let mut late = Vec::new();
     let mut late_sent = None;
     if plan.late > 0 {
-        let newcomers = &network.nodes()[plan.nodes..];
-        field.join(newcomers, host).await?;
+        field.join(newcomers).await?;
         let before = network.origin().bytes().await?.sent;
         late = field.deliver(&vec![Duration::ZERO; plan.late]).await?;
         late_sent = Some(network.origin().bytes().await?.sent - before);
@@ -136,6 +167,7 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
         first: &first,
         late: &late,
         origin_sent: sent_after - sent_before,
+        into_zones: crossed.iter().zip(&crossed_before).map(|(now, then)| now - then).collect(),
         late_sent,
         requests: nginx.requests()?,
         versions,
@@ -153,7 +185,7 @@ fn watched(plan: &Plan, network: &Network, field: &Field) -> Vec<Watched> {
     let nodes = network.nodes()[..plan.nodes].iter().enumerate().map(|(n, namespace)| Watched {
         namespace: namespace.clone(),
         agent: field.agent(n),
-        link_bytes_per_second: plan.rate as f64 / 8.0,
+        link_bytes_per_second: plan.rate_of(n) as f64 / 8.0,
     });
     std::iter::once(origin).chain(nodes).collect()
 }

@@ -4,11 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::{
-    Plan,
-    bound::{Links, lower_bound_seconds},
-    contender::Delivery,
-};
+use super::{Plan, bound::lower_bound_seconds, contender::Delivery};
 use crate::{
     model::{LISTING, Model},
     nginx::Request,
@@ -25,8 +21,15 @@ pub struct Report {
     pub nodes: usize,
     /// Exact size of the model.
     pub model_bytes: u64,
-    /// Each node's link, up and down.
+    /// The fastest node's link, up and down.
     pub rate_mbit: f64,
+    /// The slowest node's link, up and down.
+    pub slowest_rate_mbit: f64,
+    /// Zones that the nodes were dealt to; 0: none.
+    pub zones: usize,
+    /// What passes a zone's border each way at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_rate_mbit: Option<f64>,
     /// The origin's link.
     pub origin_rate_mbit: f64,
     /// Largest IP packet.
@@ -46,6 +49,12 @@ pub struct Report {
     pub origin_requests: usize,
     /// How often the listing was among them.
     pub origin_listings: usize,
+    /// What came into each zone over its trunk, from the origin and from other zones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub into_zone_bytes: Vec<u64>,
+    /// The largest of these ÷ `model_bytes`: how often a byte crossed a zone's border.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_ratio: Option<f64>,
     /// What nodes received from each other.
     pub peer_bytes: u64,
     /// What was received in vain.
@@ -96,6 +105,7 @@ pub(super) struct Measured<'a> {
     pub(super) late: &'a [Delivery],
     pub(super) origin_sent: u64,
     pub(super) late_sent: Option<u64>,
+    pub(super) into_zones: Vec<u64>,
     pub(super) requests: Vec<Request>,
     pub(super) versions: String,
 }
@@ -103,18 +113,17 @@ pub(super) struct Measured<'a> {
 impl Report {
     pub(super) fn new(plan: &Plan, measured: &Measured<'_>) -> Self {
         let model_bytes = measured.model.bytes();
-        let links = Links { nodes: plan.nodes, node_rate: plan.rate, origin_rate: plan.origin_rate };
-        let bound_seconds = lower_bound_seconds(model_bytes, links);
-        let ideal_seconds = model_bytes as f64 * 8.0 / plan.rate as f64;
+        let bound_seconds = lower_bound_seconds(model_bytes, &plan.links());
         let latest = |all: &[Delivery]| all.iter().map(|d| d.finished.as_secs_f64()).fold(0.0, f64::max);
         let makespan_seconds = latest(measured.first);
         let per_node: Vec<NodeReport> = measured
             .first
             .iter()
-            .map(|d| NodeReport {
+            .enumerate()
+            .map(|(n, d)| NodeReport {
                 finished_seconds: d.finished.as_secs_f64(),
                 own_seconds: d.own.as_secs_f64(),
-                own_ratio: d.own.as_secs_f64() / ideal_seconds,
+                own_ratio: d.own.as_secs_f64() * plan.rate_of(n) as f64 / (model_bytes as f64 * 8.0),
                 origin_bytes: d.sources.origin,
                 peer_bytes: d.sources.peers,
                 cpu_seconds: d.stats.cpu_seconds,
@@ -128,7 +137,10 @@ impl Report {
             version: measured.versions.clone(),
             nodes: plan.nodes,
             model_bytes,
-            rate_mbit: plan.rate as f64 / 1e6,
+            rate_mbit: plan.rates.iter().copied().max().unwrap_or(0) as f64 / 1e6,
+            slowest_rate_mbit: plan.rates.iter().copied().min().unwrap_or(0) as f64 / 1e6,
+            zones: plan.zones,
+            zone_rate_mbit: plan.zone_rate.map(|rate| rate as f64 / 1e6),
             origin_rate_mbit: plan.origin_rate as f64 / 1e6,
             mtu: plan.mtu,
             makespan_seconds,
@@ -138,6 +150,8 @@ impl Report {
             origin_ratio: measured.origin_sent as f64 / model_bytes as f64,
             origin_requests: measured.requests.len(),
             origin_listings: measured.requests.iter().filter(|r| r.path.ends_with(LISTING)).count(),
+            into_zone_bytes: measured.into_zones.clone(),
+            zone_ratio: measured.into_zones.iter().max().map(|&most| most as f64 / model_bytes as f64),
             peer_bytes: measured.first.iter().map(|d| d.sources.peers).sum(),
             wasted_bytes: measured.first.iter().map(|d| d.sources.wasted).sum(),
             cpu_seconds_per_gib: per_node.iter().map(|n| n.cpu_seconds).sum::<f64>() / delivered_gib,
@@ -162,7 +176,11 @@ impl fmt::Display for Report {
                 "{:.1} MiB to {} nodes of {} Mbit/s, origin {} Mbit/s, MTU {}",
                 mib(self.model_bytes),
                 self.nodes,
-                self.rate_mbit,
+                if self.slowest_rate_mbit < self.rate_mbit {
+                    format!("{} down to {}", self.rate_mbit, self.slowest_rate_mbit)
+                } else {
+                    self.rate_mbit.to_string()
+                },
                 self.origin_rate_mbit,
                 self.mtu
             ),
@@ -181,6 +199,13 @@ impl fmt::Display for Report {
                 self.origin_listings
             ),
         )?;
+        if let Some(ratio) = self.zone_ratio {
+            let most = self.into_zone_bytes.iter().max().copied().unwrap_or(0);
+            line(
+                "came into a zone, at most",
+                format!("{:.1} MiB = {ratio:.3} × the model, {} zones", mib(most), self.zones),
+            )?;
+        }
         line(
             "from peers, in vain",
             format!("{:.1} MiB, {:.1} MiB", mib(self.peer_bytes), mib(self.wasted_bytes)),
