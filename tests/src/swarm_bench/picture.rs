@@ -22,6 +22,8 @@ const BAND: f64 = 56.0;
 /// The strip below a band that shows hashing and writing, a full strip being one core.
 const STRIP: f64 = 10.0;
 const GAP: f64 = 14.0;
+/// What the name of a phase takes.
+const NAME_ROOM: f64 = 46.0;
 
 const ORIGIN: &str = "#e6722e";
 const PEERS: &str = "#3b7dd8";
@@ -149,19 +151,16 @@ fn arrived(page: Document, scale: Scale, top: f64, lane: &Lane) -> Document {
         }
         before = sample.at;
     }
-    for (at, phase) in beginnings(&lane.samples) {
-        let x = scale.x(at);
-        page = page
-            .add(
-                Line::new()
-                    .set("x1", x)
-                    .set("x2", x)
-                    .set("y1", top)
-                    .set("y2", top + BAND)
-                    .set("stroke", LINK)
-                    .set("stroke-width", 0.5),
-            )
-            .add(label(x + 2.0, top + 10.0, phase_name(phase), "start").set("font-size", 9));
+    let phases = beginnings(&lane.samples);
+    for (n, (at, phase)) in phases.iter().enumerate() {
+        let x = scale.x(*at);
+        let line = Line::new().set("x1", x).set("x2", x).set("y1", top).set("y2", top + BAND);
+        page = page.add(line.set("stroke", LINK).set("stroke-width", 0.5));
+        // A phase too short for its name goes without.
+        let room = phases.get(n + 1).map_or(WIDTH, |(next, _)| scale.x(*next)) - x;
+        if room > NAME_ROOM {
+            page = page.add(label(x + 2.0, top + 10.0, phase_name(*phase), "start").set("font-size", 9));
+        }
     }
     page
 }
