@@ -405,6 +405,28 @@ fn one_warm_seed_feeds_everybody_else_at_once() {
 }
 
 #[test]
+fn those_who_join_a_wave_are_bound_by_their_own_links() {
+    let own = 256.0 * f64::from(CHUNK) / LINK / 1000.0;
+    let mut world = World::new(spec(256, 4), LINK);
+    let mut began = Vec::new();
+    for (nodes, at) in [(1, 0.0), (2, 0.5), (5, 0.75), (1, 1.5)] {
+        while world.now.as_secs_f64() < at * own {
+            world.step();
+        }
+        began.extend(vec![world.now; nodes]);
+        world.herd(nodes, LINK);
+    }
+    world.run(Duration::from_secs(60));
+    let ratios: Vec<f64> = (0..began.len())
+        .map(|n| (world.nodes[n].done_at.unwrap() - began[n]).as_secs_f64() / own)
+        .collect();
+    println!("wave: {ratios:.2?} x their own downlink, origin {:.3}", world.origin_ratio());
+    assert!(world.origin_ratio() <= 1.02, "origin {:.3}", world.origin_ratio());
+    assert!(ratios.iter().all(|ratio| *ratio <= 1.25), "{ratios:.2?}");
+    assert!(ratios[8] <= 1.10, "who came when all were warm took {:.2}", ratios[8]);
+}
+
+#[test]
 fn what_a_dead_node_was_reading_is_read_by_others() {
     for victim in 0..4 {
         let mut world = World::new(spec(128, 4), LINK);
