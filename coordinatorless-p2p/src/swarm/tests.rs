@@ -417,9 +417,8 @@ fn those_who_join_a_wave_are_bound_by_their_own_links() {
         world.herd(nodes, LINK);
     }
     world.run(Duration::from_secs(60));
-    let ratios: Vec<f64> = (0..began.len())
-        .map(|n| (world.nodes[n].done_at.unwrap() - began[n]).as_secs_f64() / own)
-        .collect();
+    let ratios: Vec<f64> =
+        (0..began.len()).map(|n| (world.nodes[n].done_at.unwrap() - began[n]).as_secs_f64() / own).collect();
     println!("wave: {ratios:.2?} x their own downlink, origin {:.3}", world.origin_ratio());
     assert!(world.origin_ratio() <= 1.02, "origin {:.3}", world.origin_ratio());
     assert!(ratios.iter().all(|ratio| *ratio <= 1.25), "{ratios:.2?}");

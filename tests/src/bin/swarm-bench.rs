@@ -78,12 +78,24 @@ const EXAMPLES: &str = "Examples:
   swarm-bench --nodes 8 --rate 200mbit,50mbit --origin-rate 200mbit   half of the links at a quarter
   swarm-bench --nodes 8 --rate 200mbit --zones 2 --zone-rate 200mbit   what crosses the zones' borders
   swarm-bench --nodes 8 --rate 200mbit --timeline t.svg   a picture of the gap to the bound
-  swarm-bench --nodes 4 --rival curl                      against each node by itself";
+  swarm-bench --nodes 4 --rival curl                      against each node by itself
+  swarm-bench --nodes 1 --rate 400mbit --rival aria2      one node alone against a good downloader";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Rival {
-    /// Each node by itself with curl.
+    /// Each node by itself with curl, over one connection.
     Curl,
+    /// Each node by itself with `aria2c -x16` (package aria2).
+    Aria2,
+}
+
+impl From<Rival> for Contender {
+    fn from(rival: Rival) -> Self {
+        match rival {
+            Rival::Curl => Self::Curl,
+            Rival::Aria2 => Self::Aria2,
+        }
+    }
 }
 
 /// The printed JSON object: the median run, and how far the runs lay apart.
@@ -130,7 +142,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(warning) = ours.warning() {
         eprintln!("warning: {warning}");
     }
-    let rival = arguments.rival.map(|Rival::Curl| plan(arguments, Contender::Curl));
+    let rival = arguments.rival.map(|rival| plan(arguments, rival.into()));
     if arguments.only_rival {
         let Some(rival) = rival else { return Err(Error::new(ErrorKind::Invalid, "no rival named")) };
         let reports = measure_runs(&rival, arguments).await?;
@@ -163,7 +175,7 @@ async fn measure_runs(plan: &Plan, arguments: &Arguments) -> Result<Vec<Report>>
 fn write_timeline(path: &Path, contender: Contender, report: &Report, timeline: &Timeline) -> Result<()> {
     let path = match contender {
         Contender::Emberline => path.to_owned(),
-        Contender::Curl => path.with_extension(format!("{}.svg", contender.name())),
+        rival => path.with_extension(format!("{}.svg", rival.name())),
     };
     std::fs::write(&path, draw(timeline, report)).at(|| path.display().to_string())?;
     let figures = serde_json::to_vec_pretty(timeline)

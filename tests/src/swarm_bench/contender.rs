@@ -29,8 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(900);
 pub enum Contender {
     /// Our agents.
     Emberline,
-    /// Each node by itself with curl.
+    /// Each node by itself with curl, over one connection.
     Curl,
+    /// Each node by itself with aria2c, over sixteen.
+    Aria2,
 }
 
 /// How often an agent is asked whether it is done: asking costs CPU that the agents lack.
@@ -42,6 +44,7 @@ impl Contender {
         match self {
             Self::Emberline => "emberline",
             Self::Curl => "curl",
+            Self::Aria2 => "aria2",
         }
     }
 
@@ -55,7 +58,8 @@ impl Contender {
     ) -> Result<Field> {
         let runners = match self {
             Self::Emberline => Runners::Agents(Cluster::empty()?),
-            Self::Curl => Runners::Curl { home: home.to_owned(), nodes: Vec::new() },
+            Self::Curl => Runners::plain(curl, home),
+            Self::Aria2 => Runners::plain(aria2, home),
         };
         let mut field = Field { runners, url: url.to_owned(), model, delivered: 0 };
         field.join(sites).await?;
@@ -81,7 +85,16 @@ pub(super) struct Field {
 
 enum Runners {
     Agents(Cluster),
-    Curl { home: PathBuf, nodes: Vec<Namespace> },
+    Plain { download: Download, home: PathBuf, nodes: Vec<Namespace> },
+}
+
+/// The command that brings a model from a URL into a directory.
+type Download = fn(&str, &Model, &Path) -> Command;
+
+impl Runners {
+    fn plain(download: Download, home: &Path) -> Self {
+        Self::Plain { download, home: home.to_owned(), nodes: Vec::new() }
+    }
 }
 
 /// How one node fared.
@@ -110,7 +123,7 @@ impl Field {
                 }
                 cluster.wait_formed(cluster.agents().len()).await
             }
-            Runners::Curl { nodes, .. } => {
+            Runners::Plain { nodes, .. } => {
                 nodes.extend(newcomers.iter().map(|site| site.node.clone()));
                 Ok(())
             }
@@ -123,7 +136,9 @@ impl Field {
         self.delivered += starts.len();
         match &self.runners {
             Runners::Agents(cluster) => self.deliver_by_agents(cluster, from, starts).await,
-            Runners::Curl { home, nodes } => self.deliver_by_curl(home, &nodes[from..], from, starts).await,
+            Runners::Plain { download, home, nodes } => {
+                self.deliver_by_downloads(*download, home, &nodes[from..], from, starts).await
+            }
         }
     }
 
@@ -131,7 +146,7 @@ impl Field {
     pub(super) fn agent(&self, node: usize) -> Option<AgentClient> {
         match &self.runners {
             Runners::Agents(cluster) => cluster.agents().get(node).map(|agent| agent.client().clone()),
-            Runners::Curl { .. } => None,
+            Runners::Plain { .. } => None,
         }
     }
 
@@ -142,9 +157,11 @@ impl Field {
             let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
             text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
         };
-        match self.runners {
+        match &self.runners {
             Runners::Agents(_) => Binaries::locate().map(|found| version(&found.agent)).unwrap_or_default(),
-            Runners::Curl { .. } => version(Path::new("curl")),
+            Runners::Plain { download, .. } => {
+                version(Path::new(download(&self.url, &self.model, Path::new("")).get_program()))
+            }
         }
     }
 
@@ -174,8 +191,9 @@ impl Field {
         Ok(deliveries)
     }
 
-    async fn deliver_by_curl(
+    async fn deliver_by_downloads(
         &self,
+        download: Download,
         home: &Path,
         nodes: &[Namespace],
         from: usize,
@@ -185,17 +203,19 @@ impl Field {
         let us = ProcessStats::read(std::process::id())?.cpu_seconds;
         let release = Instant::now();
         for (n, (node, start)) in nodes.iter().zip(starts).enumerate() {
-            let dir = home.join(format!("curl-{}", from + n));
+            let dir = home.join(format!("copy-{}", from + n));
             fs::create_dir(&dir).at(|| dir.display().to_string())?;
-            let command = curl(&self.url, &self.model, &dir);
+            let command = download(&self.url, &self.model, &dir);
+            let program = command.get_program().to_string_lossy().into_owned();
             let (node, start, bytes) = (node.clone(), *start, self.model.bytes());
             downloads.push(async move {
                 tokio::time::sleep_until((release + start).into()).await;
                 let status =
                     node.run(async move { tokio::process::Command::from(command).status().await }).await?;
                 let finished = release.elapsed();
-                if !status.at(|| "run curl".to_owned())?.success() {
-                    return Err(Error::new(ErrorKind::UNAVAILABLE, format!("curl into {}", dir.display())));
+                if !status.at(|| format!("run {program} (is it installed?)"))?.success() {
+                    let text = format!("{program} into {} failed", dir.display());
+                    return Err(Error::new(ErrorKind::UNAVAILABLE, text));
                 }
                 let sources = Sources { origin: bytes, ..Sources::default() };
                 let stats = ProcessStats::default();
@@ -241,5 +261,18 @@ fn curl(url: &str, model: &Model, dir: &Path) -> Command {
         command.arg("-o").arg(dir.join(&file.path)).arg(format!("{url}{}", file.path));
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// One aria2c for the whole model, file after file; its pieces are verified by nobody.
+fn aria2(url: &str, model: &Model, dir: &Path) -> Command {
+    let mut command = Command::new("aria2c");
+    command.args(["--quiet", "--max-connection-per-server=16", "--split=16", "--min-split-size=1M"]);
+    command.args(["--force-sequential", "--file-allocation=falloc", "--max-concurrent-downloads=4"]);
+    command.arg("--dir").arg(dir);
+    for file in &model.files {
+        command.arg(format!("{url}{}", file.path));
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
