@@ -7,31 +7,29 @@ mod neighbourhood;
 mod readings;
 mod requests;
 mod storing;
+mod wishes;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::wishes::{Wish, Wishes};
 use super::{
-    inbox::{Control, Event, Join, Source},
-    progress::{Progress, SwarmState},
+    inbox::{Control, Event, Join, Source, Ticket},
     talk,
 };
 use crate::{
     chunk::ChunkSet,
     embedding::Surroundings,
-    error::{Error, ErrorKind},
+    error::ErrorKind,
     node::NodeId,
-    seam::{Inventory, SpanSource},
+    seam::Inventory,
     swarm::{Input, Now, Output, Swarm, SwarmConfig, SwarmSpec},
     wire::{self, Word},
 };
@@ -41,14 +39,17 @@ const STORING_MAX: usize = 24;
 /// A swarm that nobody wants or talks about ends after this long; the next word revives it.
 const IDLE_END: Duration = Duration::from_secs(60);
 
-struct Wish {
-    wanted: ChunkSet,
-    stored: mpsc::UnboundedSender<u32>,
-}
-
 struct Speaker {
     number: u64,
     queue: mpsc::Sender<Bytes>,
+}
+
+/// One read of a span from the origin.
+struct Reading {
+    number: u64,
+    /// Whose source it reads with.
+    ticket: Ticket,
+    task: AbortHandle,
 }
 
 /// The task's state.
@@ -58,19 +59,16 @@ pub(crate) struct Driver {
     swarm: Swarm,
     began: Instant,
     events: mpsc::Sender<Event>,
-    wishes: HashMap<u64, Wish>,
-    source: Option<Arc<dyn SpanSource>>,
+    wishes: Wishes,
     speakers: HashMap<NodeId, Speaker>,
     listeners: HashMap<NodeId, u64>,
     requests: HashMap<(NodeId, u32), AbortHandle>,
-    readings: HashMap<u32, (u64, AbortHandle)>,
+    readings: HashMap<u32, Reading>,
     storing: Arc<Semaphore>,
     tasks: JoinSet<()>,
-    progress: watch::Sender<Progress>,
     counter: u64,
     last_progress: Instant,
     last_company: Instant,
-    origin_error: Option<Arc<Error>>,
 }
 
 impl Driver {
@@ -95,19 +93,16 @@ impl Driver {
             swarm,
             began,
             events,
-            wishes: HashMap::new(),
-            source: None,
+            wishes: Wishes::default(),
             speakers: HashMap::new(),
             listeners: HashMap::new(),
             requests: HashMap::new(),
             readings: HashMap::new(),
             storing: Arc::new(Semaphore::new(STORING_MAX)),
             tasks: JoinSet::new(),
-            progress: watch::channel(Progress::default()).0,
             counter: 0,
             last_progress: began,
             last_company: began,
-            origin_error: None,
         }
     }
 
@@ -146,7 +141,7 @@ impl Driver {
             self.broadcast(&bye);
         }
         self.speakers.clear();
-        for abort in self.readings.values().map(|(_, abort)| abort).chain(self.requests.values()) {
+        for abort in self.readings.values().map(|r| &r.task).chain(self.requests.values()) {
             abort.abort();
         }
         events.close();
@@ -170,7 +165,7 @@ impl Driver {
         match order {
             Control::Join(join) => self.join(*join),
             Control::Dropped(ticket) => {
-                self.wishes.remove(&ticket);
+                self.wishes.remove(ticket);
                 self.wants_changed();
             }
             Control::Urgent(chunks) => self.swarm.handle(self.now(), Input::Urgent(chunks)),
@@ -196,39 +191,35 @@ impl Driver {
         if let Some(hashes) = join.manifest {
             self.swarm.handle(self.now(), Input::Manifest(hashes));
         }
-        if join.source.is_some() {
-            self.source = join.source;
-        }
-        self.last_progress = Instant::now();
-        self.origin_error = None;
-        // What the store got or gave up since it was last asked: adopted, evicted, found rotten.
-        if let Ok(inventory) = self.shared.store.inventory(self.spec.id) {
-            let gone: Vec<u32> = self.swarm.held().iter().filter(|&c| !inventory.held.contains(c)).collect();
-            for index in gone {
-                self.swarm.handle(self.now(), Input::Lost { index });
-            }
-            for index in inventory.held.iter() {
-                if let Some(hash) = inventory.hashes.get(index as usize).copied().flatten() {
-                    self.swarm.handle(self.now(), Input::Stored { index, hash });
-                }
-            }
-        }
-        self.wishes.insert(join.ticket, Wish { wanted: join.wanted, stored: join.stored });
-        self.progress.send_modify(|p| p.state = SwarmState::Running);
+        self.look_again();
+        let wish = Wish::new(join.wanted, join.source, join.stored);
+        let progress = self.wishes.add(join.ticket, wish, self.swarm.held());
         self.wants_changed();
         self.act();
-        self.report();
-        let _ = join.handle.send(self.progress.subscribe());
+        let _ = join.handle.send(progress);
+    }
+
+    /// Takes in what the store got or gave up since it was last asked: adopted, evicted, found rotten.
+    fn look_again(&mut self) {
+        let Ok(inventory) = self.shared.store.inventory(self.spec.id) else { return };
+        let before = self.swarm.held().clone();
+        for index in before.iter().filter(|&c| !inventory.held.contains(c)) {
+            self.swarm.handle(self.now(), Input::Lost { index });
+        }
+        for index in inventory.held.iter() {
+            if let Some(hash) = inventory.hashes.get(index as usize).copied().flatten() {
+                self.swarm.handle(self.now(), Input::Stored { index, hash });
+            }
+            if !before.contains(index) {
+                self.wishes.stored(index);
+            }
+        }
+        self.wishes.recount(self.swarm.held());
     }
 
     fn wants_changed(&mut self) {
-        let mut wanted = ChunkSet::new(self.spec.chunk_bytes.len() as u32);
-        for wish in self.wishes.values() {
-            for index in wish.wanted.iter() {
-                wanted.insert(index);
-            }
-        }
-        let reads = self.source.is_some() && !self.wishes.is_empty();
+        let wanted = self.wishes.wanted(self.spec.chunk_bytes.len() as u32);
+        let reads = self.wishes.source().is_some();
         let now = self.now();
         self.swarm.handle(now, Input::Want(wanted));
         self.swarm.handle(now, Input::ReadsOrigin(reads));
@@ -267,9 +258,9 @@ impl Driver {
                 }
                 self.swarm.handle(now, Input::RequestFailed { peer, index, why: error.kind() });
             }
-            Event::Origin { span, index, bytes, place } => {
+            Event::Origin { span, ticket, index, bytes, place } => {
                 self.swarm.handle(now, Input::OriginChunk { span, index });
-                self.store(index, None, bytes, Source::Origin, place);
+                self.store(index, None, bytes, Source::Origin(ticket), place);
             }
             Event::OriginDone { span, reading, error } => self.origin_done(span, reading, error),
             Event::Stored { index, hash, source } => self.stored(index, hash, source),
@@ -284,17 +275,6 @@ impl Driver {
         }
     }
 
-    fn fail(&mut self, error: Error) {
-        if matches!(self.progress.borrow().state, SwarmState::Failed(_)) {
-            return;
-        }
-        tracing::warn!(swarm = %self.spec.id.short(), error = %error, "the swarm cannot go on here");
-        let error = Arc::new(error);
-        self.progress.send_modify(|p| p.state = SwarmState::Failed(error));
-        self.wishes.clear();
-        self.wants_changed();
-    }
-
     fn act(&mut self) {
         while let Some(output) = self.swarm.poll() {
             match output {
@@ -306,8 +286,8 @@ impl Driver {
                 }
                 Output::FetchSpan { span, chunks } => self.read(span, chunks),
                 Output::CancelSpan { span } => {
-                    if let Some((_, abort)) = self.readings.remove(&span) {
-                        abort.abort();
+                    if let Some(reading) = self.readings.remove(&span) {
+                        reading.task.abort();
                     }
                 }
                 Output::Announce { items } => {
@@ -322,31 +302,12 @@ impl Driver {
                     if let Err(e) = self.shared.store.discard(self.spec.id, index) {
                         tracing::warn!(index, error = %e, "a wrong chunk could not be discarded");
                     }
+                    self.wishes.recount(self.swarm.held());
                 }
                 Output::Shun { peer, why } => self.shun(peer, why),
                 Output::Complete => {}
             }
         }
-        self.report();
-    }
-
-    fn report(&mut self) {
-        let held = self.held_bytes();
-        let (neighbours, missing) = (self.listeners.len(), self.swarm.missing());
-        let wished = !self.wishes.is_empty();
-        self.progress.send_if_modified(|p| {
-            let complete = missing == 0 && wished && matches!(p.state, SwarmState::Running);
-            let changed = p.held_bytes != held || p.neighbours != neighbours || complete;
-            (p.held_bytes, p.neighbours) = (held, neighbours);
-            if complete {
-                p.state = SwarmState::Complete;
-            }
-            changed
-        });
-    }
-
-    fn held_bytes(&self) -> u64 {
-        let p = self.progress.borrow();
-        p.origin_bytes + p.peer_bytes + p.reused_bytes
+        self.wishes.tell(self.listeners.len());
     }
 }

@@ -19,10 +19,13 @@ use crate::{
 /// Events waiting for the task; whoever has more to say waits.
 pub(crate) const EVENTS_MAX: usize = 1024;
 
+/// Names a wish for the life of the node.
+pub(crate) type Ticket = u64;
+
 /// Orders from the cluster and from handles. Few: one for each pull, meeting and end.
 pub(crate) enum Control {
     Join(Box<Join>),
-    Dropped(u64),
+    Dropped(Ticket),
     Urgent(Vec<u32>),
     Participants(Vec<NodeId>),
     Members(Vec<NodeId>),
@@ -31,7 +34,7 @@ pub(crate) enum Control {
 
 /// One embedder's wish.
 pub(crate) struct Join {
-    pub(crate) ticket: u64,
+    pub(crate) ticket: Ticket,
     pub(crate) wanted: ChunkSet,
     pub(crate) source: Option<Arc<dyn SpanSource>>,
     pub(crate) manifest: Option<Vec<ChunkHash>>,
@@ -46,7 +49,7 @@ pub(crate) enum Event {
     SpeakerEnded { to: NodeId, speaker: u64 },
     Received { peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit },
     Refused { peer: NodeId, index: u32, error: Error },
-    Origin { span: u32, index: u32, bytes: Bytes, place: OwnedSemaphorePermit },
+    Origin { span: u32, ticket: Ticket, index: u32, bytes: Bytes, place: OwnedSemaphorePermit },
     OriginDone { span: u32, reading: u64, error: Option<Error> },
     Stored { index: u32, hash: ChunkHash, source: Source },
     NotStored { index: u32, source: Source, error: Error },
@@ -56,7 +59,8 @@ pub(crate) enum Event {
 /// Where a chunk came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    Origin,
+    /// By the source of this wish.
+    Origin(Ticket),
     Peer(NodeId),
     Disk,
 }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use crate::error::Error;
 
-/// Where a swarm stands on this node.
+/// Where one pull stands in a swarm.
 #[derive(Debug, Clone, Default)]
 pub enum SwarmState {
     /// Chunks are missing and being sought.
     #[default]
     Running,
-    /// Everything wanted is stored.
+    /// Everything that this pull wants is stored.
     Complete,
-    /// It cannot go on; what is stored stays.
+    /// This pull cannot go on; what is stored stays.
     Failed(Arc<Error>),
 }
 
-/// Bytes by source, and company.
+/// Bytes by source and company, the swarm's on this node; the state is of one pull.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// Bytes stored that this node read from the origin.
@@ -33,4 +33,14 @@ pub struct Progress {
     pub neighbours: usize,
     /// Where it stands.
     pub state: SwarmState,
+}
+
+impl Progress {
+    /// Whether the figures are the same, whatever the state.
+    pub(crate) fn counts_as(&self, other: &Self) -> bool {
+        let figures = |p: &Self| {
+            (p.origin_bytes, p.peer_bytes, p.reused_bytes, p.wasted_bytes, p.held_bytes, p.neighbours)
+        };
+        figures(self) == figures(other)
+    }
 }

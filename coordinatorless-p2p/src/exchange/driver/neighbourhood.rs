@@ -68,7 +68,7 @@ impl Driver {
         let items: Vec<(u32, ChunkHash)> =
             held.iter().filter_map(|i| self.swarm.hash(i).map(|h| (i, h))).collect();
         let wanted = Some(self.swarm.wanted().clone()).filter(|w| !w.is_full());
-        let reads_origin = self.source.is_some() && !self.wishes.is_empty();
+        let reads_origin = self.wishes.source().is_some();
         let mut frames = vec![wire::frame(&Word::Hello { held, wanted, reads_origin })?];
         for span in self.swarm.reading() {
             frames.push(wire::frame(&Word::Claim(span))?);

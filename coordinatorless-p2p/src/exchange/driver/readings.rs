@@ -6,11 +6,11 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::Driver;
+use super::{Driver, Reading, wishes::Wish};
 use crate::{
     chunk::ChunkHash,
     error::{Error, ErrorKind},
-    exchange::inbox::Event,
+    exchange::inbox::{Event, Ticket},
     swarm::Input,
     wire::{self, Word},
 };
@@ -21,12 +21,12 @@ const NO_SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 impl Driver {
     pub(super) fn read(&mut self, span: u32, chunks: Range<u32>) {
         let now = self.now();
-        let Some(source) = self.source.clone() else {
+        let Some((ticket, source)) = self.wishes.source() else {
             self.swarm.handle(now, Input::OriginDone { span, failed: Some(ErrorKind::NotFound) });
             return;
         };
         self.counter += 1;
-        let (reading, events, storing) = (self.counter, self.events.clone(), self.storing.clone());
+        let (number, events, storing) = (self.counter, self.events.clone(), self.storing.clone());
         let task = self.tasks.spawn(async move {
             let (out, mut pieces) = mpsc::channel(1);
             let mut next = chunks.start;
@@ -44,7 +44,7 @@ impl Driver {
                     }
                     next += 1;
                     let Ok(place) = storing.clone().acquire_owned().await else { break };
-                    if events.send(Event::Origin { span, index, bytes, place }).await.is_err() {
+                    if events.send(Event::Origin { span, ticket, index, bytes, place }).await.is_err() {
                         break;
                     }
                 }
@@ -55,13 +55,13 @@ impl Driver {
                 }
             };
             let ((), passed) = tokio::join!(fetch, pass);
-            let _ = done.send(Event::OriginDone { span, reading, error: passed.err() }).await;
+            let _ = done.send(Event::OriginDone { span, reading: number, error: passed.err() }).await;
         });
-        self.readings.insert(span, (reading, task));
+        self.readings.insert(span, Reading { number, ticket, task });
     }
 
     pub(super) fn settle(&mut self, index: u32) {
-        let Some(source) = self.source.clone() else {
+        let Some((_, source)) = self.wishes.source() else {
             self.swarm.handle(self.now(), Input::Unsettled { index });
             return;
         };
@@ -80,7 +80,8 @@ impl Driver {
 
     pub(super) fn origin_done(&mut self, span: u32, reading: u64, error: Option<Error>) {
         let now = self.now();
-        if self.readings.get(&span).is_none_or(|(n, _)| *n != reading) {
+        let Some(&Reading { number, ticket, .. }) = self.readings.get(&span) else { return };
+        if number != reading {
             return;
         }
         self.readings.remove(&span);
@@ -92,27 +93,33 @@ impl Driver {
             self.broadcast(&hold);
         }
         tracing::warn!(span, error = %error, "reading a span from the origin failed");
-        let fatal = error.kind() == ErrorKind::Corrupt;
-        self.origin_error = Some(Arc::new(error));
-        if fatal {
-            self.fail_with_origin_error();
+        let error = Arc::new(error);
+        self.wishes.origin_failed(ticket, error.clone());
+        if error.kind() == ErrorKind::Corrupt {
+            self.fail(ticket, self.origin_error(error));
         }
     }
 
-    /// An origin that says no for good and neighbours that cannot help either: say so.
+    /// Ends the wishes whose patience is over: an origin that says no for good and neighbours that cannot
+    /// help either, or no origin at all.
     pub(super) fn give_up_if_stuck(&mut self) {
-        if self.swarm.missing() == 0 || self.wishes.is_empty() {
-            return;
+        let stuck: Vec<(Ticket, Error)> =
+            self.wishes.iter().filter_map(|(ticket, wish)| Some((ticket, self.why_stuck(wish)?))).collect();
+        for (ticket, error) in stuck {
+            self.fail(ticket, error);
         }
-        let Some(error) = &self.origin_error else {
-            if self.source.is_none() && self.last_progress.elapsed() > NO_SOURCE_PATIENCE {
-                let text = format!("no live member has {} of the missing chunks", self.swarm.missing());
-                self.fail(Error::new(
-                    ErrorKind::UNAVAILABLE,
-                    format!("{text} and there is no origin to ask"),
-                ));
-            }
-            return;
+    }
+
+    fn why_stuck(&self, wish: &Wish) -> Option<Error> {
+        if wish.missing == 0 {
+            return None;
+        }
+        let quiet = self.last_progress.max(wish.joined).elapsed();
+        let Some((_, error)) = &wish.origin_error else {
+            let text = format!("no live member has {} of the missing chunks", wish.missing);
+            return (wish.source.is_none() && quiet > NO_SOURCE_PATIENCE).then(|| {
+                Error::new(ErrorKind::UNAVAILABLE, format!("{text} and there is no origin to ask"))
+            });
         };
         let patience = if error.kind().is_transient() {
             self.shared.config.give_up
@@ -121,15 +128,25 @@ impl Driver {
         } else {
             Duration::from_secs(5)
         };
-        if self.last_progress.elapsed() > patience {
-            self.fail_with_origin_error();
-        }
+        (quiet > patience).then(|| self.origin_error(error.clone()))
     }
 
-    pub(super) fn fail_with_origin_error(&mut self) {
-        if let Some(error) = self.origin_error.take() {
-            let kind = error.kind();
-            self.fail(Error::with_source(kind, format!("swarm {}", self.spec.id.short()), error));
+    fn origin_error(&self, error: Arc<Error>) -> Error {
+        Error::with_source(error.kind(), format!("swarm {}", self.spec.id.short()), error)
+    }
+
+    pub(super) fn fail(&mut self, ticket: Ticket, error: Error) {
+        self.wishes.fail(self.spec.id, ticket, error);
+        self.wants_changed();
+    }
+
+    /// Ends every wish that wants a chunk which this node cannot keep.
+    pub(super) fn fail_wanting(&mut self, index: u32, error: Error) {
+        let error = Arc::new(error);
+        let wanting: Vec<Ticket> =
+            self.wishes.iter().filter(|(_, w)| w.wanted.contains(index)).map(|(ticket, _)| ticket).collect();
+        for ticket in wanting {
+            self.fail(ticket, self.origin_error(error.clone()));
         }
     }
 }

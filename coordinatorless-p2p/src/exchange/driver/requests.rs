@@ -60,7 +60,7 @@ impl Driver {
             // Not the bytes' fault: two nodes say different things. The announcement is a dispute.
             self.swarm.handle(now, Input::RequestFailed { peer, index, why: ErrorKind::Invalid });
             self.swarm.handle(now, Input::Have { peer, items: vec![(index, hash)] });
-            self.progress.send_modify(|p| p.wasted_bytes += bytes.len() as u64);
+            self.wishes.count(|p| p.wasted_bytes += bytes.len() as u64);
             return;
         }
         self.swarm.handle(now, Input::Received { peer, index, round_trip });

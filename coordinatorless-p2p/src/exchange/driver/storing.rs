@@ -2,10 +2,8 @@
 //!
 //! Every chunk in memory holds a place, given back when its bytes are on disk or dropped.
 
-use std::time::Instant;
-
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::Driver;
 use crate::{
@@ -65,32 +63,36 @@ impl Driver {
         let had = self.swarm.held().contains(index);
         self.swarm.handle(self.now(), Input::Stored { index, hash });
         self.last_progress = Instant::now();
-        self.progress.send_modify(|p| match (had, source) {
+        self.wishes.count(|p| match (had, source) {
             (true, _) => p.wasted_bytes += bytes,
-            (false, Source::Origin) => p.origin_bytes += bytes,
+            (false, Source::Origin(_)) => p.origin_bytes += bytes,
             (false, Source::Peer(_)) => p.peer_bytes += bytes,
             (false, Source::Disk) => p.reused_bytes += bytes,
         });
         if !had {
-            self.wishes.retain(|_, w| !w.wanted.contains(index) || w.stored.send(index).is_ok());
+            self.wishes.stored(index);
         }
     }
 
     pub(super) fn not_stored(&mut self, index: u32, source: Source, error: Error) {
         let now = self.now();
         let bytes = u64::from(self.spec.chunk_bytes[index as usize]);
-        self.progress.send_modify(|p| p.wasted_bytes += bytes);
+        self.wishes.count(|p| p.wasted_bytes += bytes);
+        let had = self.swarm.held().contains(index);
         self.swarm.handle(now, Input::Lost { index });
+        if had {
+            self.wishes.recount(self.swarm.held());
+        }
         match (error.kind(), source) {
             (ErrorKind::Corrupt, Source::Peer(peer)) => {
                 self.shared.observer.corrupt(peer, index);
                 self.swarm.handle(now, Input::RequestFailed { peer, index, why: ErrorKind::Corrupt });
             }
-            (ErrorKind::Corrupt, Source::Origin) => {
+            (ErrorKind::Corrupt, Source::Origin(ticket)) => {
                 let why = format!("origin changed: chunk {index} of swarm {}", self.spec.id.short());
-                self.fail(error.context(why));
+                self.fail(ticket, error.context(why));
             }
-            _ => self.fail(error.context(format!("chunk {index} could not be stored"))),
+            _ => self.fail_wanting(index, error.context(format!("chunk {index} could not be stored"))),
         }
     }
 }
