@@ -18,6 +18,7 @@ use super::{
     artifact::{Artifact, FILES_DIR, FileState, PARTIAL_DIR, now_us},
     disk,
     journal::{Journal, replace_file, sync_dir},
+    leftovers::Leftover,
     shelf::{Shelf, disk_space},
     space::{Candidate, Demand, choose_victims, file_charge, overhead_charge},
 };
@@ -99,6 +100,7 @@ impl Shelf {
         // Left by a crash in front of its blueprint, or by a removal that could not finish.
         if dir.exists() {
             fs::remove_dir_all(&dir).at(at)?;
+            self.sweep_leftovers();
         }
         fs::create_dir(&dir).at(at)?;
         let filled = (|| {
@@ -152,6 +154,7 @@ impl Shelf {
     /// # Errors
     /// `Full` when they cannot.
     fn make_room(&self, need: u64, inodes: u64) -> Result<()> {
+        self.sweep_leftovers();
         for _ in 0..EVICTION_ROUNDS {
             let disk = disk_space(&self.dir)?;
             if let Some(free) = disk.free_inodes.filter(|free| *free < inodes) {
@@ -173,7 +176,10 @@ impl Shelf {
             for swarm in victims {
                 if let Some(artifact) = self.take_off(swarm, false) {
                     tracing::info!(artifact = %artifact.name(), bytes = artifact.charge_bytes(), "evicted");
-                    self.unlink(&artifact)?;
+                    // The next round looks for others.
+                    if let Err(e) = self.unlink(&artifact) {
+                        tracing::error!(artifact = %artifact.name(), error = %e, "an evicted artifact cannot be removed");
+                    }
                 }
             }
         }
@@ -198,9 +204,14 @@ impl Shelf {
         Some(artifact)
     }
 
-    /// Unlinks an artifact that was taken off, and gives its room back.
-    fn unlink(&self, artifact: &Artifact) -> Result<()> {
-        self.unlink_model(artifact)?;
+    /// Unlinks an artifact that was taken off, and gives its room back. One whose path cannot be taken
+    /// away goes back on the shelf; one whose files cannot stays charged, and is tried again.
+    fn unlink(&self, artifact: &Arc<Artifact>) -> Result<()> {
+        if let Err(e) = self.unlink_model(artifact) {
+            artifact.removed.store(false, Ordering::Release);
+            self.put(artifact.clone());
+            return Err(e);
+        }
         {
             let state = artifact.state();
             let mut places = self.places.lock();
@@ -215,12 +226,8 @@ impl Shelf {
         self.forgotten.lock().push(artifact.swarm);
         self.wake.notify_one();
         let gone = self.artifacts_dir().join(format!("{GONE_PREFIX}{}-{}", artifact.number, artifact.swarm));
-        let at = || format!("artifact {} cannot be removed", artifact.name());
-        fs::rename(&artifact.dir, &gone).at(at)?;
-        fs::remove_dir_all(&gone).at(at)?;
-        let mut charged = self.charged.lock();
-        *charged = charged.saturating_sub(artifact.charge_bytes());
-        Ok(())
+        self.clear(Leftover::new(artifact.dir.clone(), gone, artifact.charge_bytes()))
+            .at(|| format!("artifact {} cannot be removed", artifact.name()))
     }
 
     /// See [`Store::remove`](super::Store::remove).

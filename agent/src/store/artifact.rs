@@ -88,8 +88,8 @@ pub(super) struct State {
     pub(super) held_bytes: u64,
     /// Files written to since they were last synced, kept open so that no error of theirs is lost.
     pub(super) unsynced: HashMap<usize, Arc<File>>,
-    /// Grows whenever a chunk is dropped.
-    pub(super) drops: u64,
+    /// Of each file, how often one of its chunks was dropped.
+    drops: Vec<u64>,
     /// A drop may not have reached the disk yet, while the index may still promise the chunk.
     pub(super) drops_unsynced: bool,
     /// Chunks missing of each file.
@@ -128,7 +128,7 @@ impl Artifact {
             manifest: None,
             held_bytes: 0,
             unsynced: HashMap::new(),
-            drops: 0,
+            drops: vec![0; blueprint.files.len()],
             drops_unsynced: false,
             missing: blueprint.files.iter().map(|f| f.chunk_bytes.len() as u32).collect(),
             dirty_pages: BTreeSet::new(),
@@ -405,6 +405,12 @@ impl State {
         self.files[file] == FileState::Published && self.is_whole(file)
     }
 
+    /// How often a chunk of the file was dropped: a file whose count has changed is not the one that was
+    /// looked at before.
+    pub(super) fn drops(&self, file: usize) -> u64 {
+        self.drops[file]
+    }
+
     pub(super) fn missing(&self, file: usize) -> u32 {
         self.missing[file]
     }
@@ -420,7 +426,7 @@ impl State {
         if was {
             self.missing[place.file] += 1;
             self.held_bytes -= u64::from(place.bytes);
-            self.drops += 1;
+            self.drops[place.file] += 1;
             self.dirty_pages.insert(index / PAGE_CHUNKS);
         }
         was

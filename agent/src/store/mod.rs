@@ -27,6 +27,7 @@ mod disk;
 mod fault;
 mod index;
 mod journal;
+mod leftovers;
 mod links;
 mod lock;
 mod opened;

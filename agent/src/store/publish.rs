@@ -55,23 +55,13 @@ impl Shelf {
                 }
                 FileState::Published | FileState::Partial { .. } => {}
             }
-            state.drops
+            state.drops(file)
         };
         let at = || format!("{} cannot be opened", artifact.file_name(file));
         let open = File::options().read(true).write(true).open(artifact.partial_path(file)).at(at)?;
         self.check_digest(artifact, file, &open)?;
         self.make_durable(artifact, file, &open)?;
-        let lost_one = {
-            let state = artifact.state();
-            state.drops != drops && !state.is_whole(file)
-        };
-        if lost_one {
-            return Err(Error::new(
-                ErrorKind::UNAVAILABLE,
-                format!("{} lost a chunk while it was checked", artifact.file_name(file)),
-            ));
-        }
-        self.give_path(artifact, file)?;
+        self.give_path(artifact, file, drops)?;
         Ok(true)
     }
 
@@ -150,7 +140,12 @@ impl Shelf {
         Ok(())
     }
 
-    fn give_path(&self, artifact: &Artifact, file: usize) -> Result<()> {
+    /// Gives a file its path, if no chunk of it was dropped since `drops` were counted. Called with the
+    /// file's turn taken.
+    ///
+    /// # Errors
+    /// `Unavailable` when one was: the file has no path then.
+    fn give_path(&self, artifact: &Artifact, file: usize, drops: u64) -> Result<()> {
         let (from, to) = (artifact.partial_path(file), artifact.published_path(file));
         let at = || format!("{} cannot be given its path", artifact.file_name(file));
         let dirs = artifact.dirs_of(file);
@@ -164,8 +159,21 @@ impl Shelf {
         reach(Step::BeforeRename);
         fs::rename(&from, &to).at(at)?;
         reach(Step::AfterRename);
-        artifact.set_file(file, FileState::Published);
+        // Who drops a chunk from now on sees a published file, and takes its path away after this turn;
+        // who did before did not, and it is taken away here.
+        let lost_one = {
+            let mut state = artifact.state();
+            state.files[file] = FileState::Published;
+            state.drops(file) != drops
+        };
         self.forget_handle(artifact, file);
+        if lost_one {
+            self.take_path(artifact, file)?;
+            return Err(Error::new(
+                ErrorKind::UNAVAILABLE,
+                format!("{} lost a chunk while it was checked; pull it again", artifact.file_name(file)),
+            ));
+        }
         for dir in grown.iter().rev() {
             sync_dir(dir)?;
         }
@@ -191,6 +199,12 @@ impl Shelf {
         // An artifact without files is reachable too.
         fs::create_dir_all(&files).at(|| format!("directory {} cannot be made", files.display()))?;
         let path = self.link(artifact)?;
+        if let Some(file) = wanted.iter().find(|file| !artifact.state().is_published(**file)) {
+            // Dropped while the path was made, by somebody who did not see it yet.
+            self.unlink_model(artifact)?;
+            let text = format!("{} lost a chunk while it was published", artifact.file_name(*file));
+            return Err(Error::new(ErrorKind::UNAVAILABLE, text));
+        }
         Ok(Published { path, manifest })
     }
 
@@ -285,6 +299,11 @@ impl Shelf {
                 return Ok(());
             }
         }
+        self.take_path(artifact, file)
+    }
+
+    /// Takes its path from a published file. Called with the file's turn taken.
+    fn take_path(&self, artifact: &Artifact, file: usize) -> Result<()> {
         tracing::warn!(file = %artifact.file_name(file), leases = artifact.leases.load(std::sync::atomic::Ordering::Relaxed), "a published file lost a chunk and its path");
         self.unlink_model(artifact)?;
         let (from, to) = (artifact.published_path(file), artifact.partial_path(file));
@@ -353,4 +372,67 @@ impl Shelf {
 
 fn ignore_missing(e: std::io::Error) -> std::io::Result<()> {
     if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use coordinatorless_p2p::VerifiedChunk;
+
+    use super::*;
+    use crate::{
+        manifest::{Blueprint, BlueprintFile},
+        snapshot::FileVersion,
+        store::StoreConfig,
+    };
+
+    const CHUNK: &[u8] = b"a chunk";
+
+    fn shelf_with_a_whole_file(dir: &std::path::Path) -> (Shelf, std::sync::Arc<Artifact>) {
+        let shelf = Shelf::open(dir.to_owned(), &StoreConfig::default()).unwrap();
+        let file = BlueprintFile {
+            path: "model".parse().unwrap(),
+            size: 2 * CHUNK.len() as u64,
+            version: FileVersion::default(),
+            digest: None,
+            chunk_bytes: vec![CHUNK.len() as u32; 2],
+        };
+        let blueprint = Blueprint::new("file:///models/a".to_owned(), None, vec![file]).unwrap();
+        let lease = shelf.admit(std::sync::Arc::new(blueprint), &[0]).unwrap();
+        for index in 0..2 {
+            let chunk = VerifiedChunk::hashed(Bytes::from_static(CHUNK));
+            shelf.write_chunk(&lease.artifact, index, &chunk).unwrap();
+        }
+        let artifact = lease.artifact.clone();
+        (shelf, artifact)
+    }
+
+    #[test]
+    fn a_file_that_loses_a_chunk_between_its_check_and_its_path_has_no_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shelf, artifact) = shelf_with_a_whole_file(dir.path());
+        let drops = artifact.state().drops(0);
+        // As `discard` does it: the file is not published yet, so nobody takes a path away.
+        assert!(shelf.drop_chunk(&artifact, 1));
+        let refused = shelf.give_path(&artifact, 0, drops).unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Unavailable { .. }), "{refused}");
+        assert!(!artifact.published_path(0).exists());
+
+        let chunk = VerifiedChunk::hashed(Bytes::from_static(CHUNK));
+        shelf.write_chunk(&artifact, 1, &chunk).unwrap();
+        assert!(shelf.publish_file(&artifact, 0).unwrap());
+        assert!(artifact.published_path(0).exists());
+    }
+
+    #[test]
+    fn a_chunk_that_was_dropped_and_written_anew_is_checked_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shelf, artifact) = shelf_with_a_whole_file(dir.path());
+        let drops = artifact.state().drops(0);
+        assert!(shelf.drop_chunk(&artifact, 1));
+        let other = VerifiedChunk::hashed(Bytes::from_static(b"another"));
+        shelf.write_chunk(&artifact, 1, &other).unwrap();
+        assert!(shelf.give_path(&artifact, 0, drops).is_err());
+        assert!(!artifact.published_path(0).exists());
+    }
 }

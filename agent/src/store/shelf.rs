@@ -24,6 +24,7 @@ use super::{
     artifact::{Artifact, FileState},
     disk,
     index::Index,
+    leftovers::Leftover,
     lock::DirLock,
     places::Places,
     space::Limits,
@@ -46,6 +47,8 @@ pub(super) struct Shelf {
     pub(super) numbers: RwLock<HashMap<u32, Arc<Artifact>>>,
     /// What all artifacts are charged together.
     pub(super) charged: Mutex<u64>,
+    /// What could not be unlinked; still charged.
+    pub(super) leftovers: Mutex<Vec<Leftover>>,
     /// Held while room is made, files are created and artifacts removed.
     pub(super) admission: Mutex<()>,
     /// Held while paths below `models/` are made or removed, their directories with them. A leaf: nothing
@@ -74,6 +77,7 @@ impl Shelf {
             places: Mutex::default(),
             numbers: RwLock::default(),
             charged: Mutex::new(0),
+            leftovers: Mutex::default(),
             admission: Mutex::default(),
             links: Mutex::default(),
             index: Mutex::new(index),

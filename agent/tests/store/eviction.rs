@@ -111,6 +111,27 @@ async fn the_least_recently_used_goes_and_the_pinned_and_leased_stay() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_unlinked_counts_until_it_is_gone_and_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = full(dir.path(), 7 * MIB).await;
+    let (first, second) = (model(1), model(2));
+    first.pull(&store).await.unwrap();
+    // In the way of the directory that evicted artifacts are moved to first.
+    let in_the_way = dir.path().join("artifacts").join(format!(".gone-0-{}", first.swarm()));
+    std::fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let refused = second.pull(&store).await.err().expect("there is no room");
+    assert_eq!(refused.kind(), ErrorKind::Full, "{refused}");
+    assert!(store.lease(first.swarm()).is_err(), "it was not chosen: {refused}");
+    assert!(disk_usage(dir.path()) > 4 * MIB && store.space().used_bytes > 4 * MIB);
+
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    second.pull(&store).await.unwrap();
+    assert!(!first.dir(dir.path()).exists());
+    assert!(disk_usage(dir.path()) <= store.space().used_bytes && store.space().used_bytes <= 7 * MIB);
+    close(store).await;
+}
+
+#[tokio::test]
 async fn pins_and_the_order_of_use_outlive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (store, models) = four(dir.path()).await;
