@@ -304,7 +304,7 @@ impl Driver {
                     }
                     self.wishes.recount(self.swarm.held());
                 }
-                Output::Shun { peer, why } => self.shun(peer, why),
+                Output::Shun { peer, time, why } => self.shun(peer, time, why),
                 Output::Complete => {}
             }
         }

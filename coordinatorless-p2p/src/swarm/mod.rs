@@ -10,7 +10,11 @@
 mod pace;
 mod peers;
 mod pick;
+mod shunning;
 mod spans;
+mod words;
+
+pub use words::{Input, Output};
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -23,11 +27,11 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::{
     chunk::{ChunkHash, ChunkSet, SwarmId},
-    error::ErrorKind,
     node::NodeId,
 };
 use pace::OriginPace;
 use peers::Neighbour;
+use shunning::Shunned;
 use spans::{Claim, SpanState};
 
 /// Time since the swarm began, on the shell's monotonic clock.
@@ -70,6 +74,11 @@ pub struct SwarmConfig {
     pub hedge_factor: f64,
     /// Hedged bytes ÷ received bytes never exceed this.
     pub hedge_budget: f64,
+    /// How long a peer that lied or corrupted is shunned the first time; twice as long each further
+    /// time. Sane: long against a swarm's work, short against a repair.
+    pub shun_min: Duration,
+    /// The longest, and how long after it the peer's past is forgotten.
+    pub shun_max: Duration,
 }
 
 impl Default for SwarmConfig {
@@ -85,189 +94,10 @@ impl Default for SwarmConfig {
             inflight_bytes_max: 48 << 20,
             hedge_factor: 4.0,
             hedge_budget: 0.03,
+            shun_min: Duration::from_secs(120),
+            shun_max: Duration::from_secs(4 * 3600),
         }
     }
-}
-
-/// Something that happened.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// The live members, this node included; only their number and ids matter.
-    Members(Vec<NodeId>),
-    /// The meeting place answered: these take part, most of whom have not said what they hold yet.
-    Met(Vec<NodeId>),
-    /// Another node takes part and said what it holds and wants (`None`: everything).
-    Joined {
-        /// Who.
-        peer: NodeId,
-        /// Whether it is in this node's zone.
-        same_zone: bool,
-        /// What it holds.
-        held: ChunkSet,
-        /// What it wants.
-        wanted: Option<ChunkSet>,
-        /// Whether it reads from the origin at all.
-        reads_origin: bool,
-    },
-    /// A participant left, died or became unreachable.
-    Left(NodeId),
-    /// A neighbour stored chunks.
-    Have {
-        /// Who.
-        peer: NodeId,
-        /// Index and hash.
-        items: Vec<(u32, ChunkHash)>,
-    },
-    /// A neighbour starts to read a span from the origin.
-    Claimed {
-        /// Who.
-        peer: NodeId,
-        /// Index of the span.
-        span: u32,
-    },
-    /// A neighbour gives a span up.
-    Unclaimed {
-        /// Who.
-        peer: NodeId,
-        /// Index of the span.
-        span: u32,
-    },
-    /// The origin asked a neighbour, and so everybody, to stay away for a while.
-    OriginHold {
-        /// Until when.
-        until: Now,
-    },
-    /// All bytes of a request are here; they are not verified or stored yet.
-    Received {
-        /// From whom.
-        peer: NodeId,
-        /// Index of the chunk.
-        index: u32,
-        /// The round trip to the holder, where it is known.
-        round_trip: Option<Duration>,
-    },
-    /// A request came to nothing.
-    RequestFailed {
-        /// From whom.
-        peer: NodeId,
-        /// Index of the chunk.
-        index: u32,
-        /// Why: `NotFound` (not there), `Corrupt` (lied), `Timeout` (stalled), …
-        why: ErrorKind,
-    },
-    /// A chunk is verified and stored, whatever its source.
-    Stored {
-        /// Index of the chunk.
-        index: u32,
-        /// Its hash.
-        hash: ChunkHash,
-    },
-    /// A chunk could not be stored, or turned out rotten on disk; it is missing again.
-    Lost {
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// All bytes of a chunk came from the origin; they are not stored yet.
-    OriginChunk {
-        /// Index of the span.
-        span: u32,
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// A read of a span ended.
-    OriginDone {
-        /// Index of the span.
-        span: u32,
-        /// Why it ended early, and how long the origin wants to be left alone.
-        failed: Option<ErrorKind>,
-    },
-    /// The origin was read again to settle a dispute.
-    Settled {
-        /// Index of the chunk.
-        index: u32,
-        /// The hash it really has.
-        hash: ChunkHash,
-    },
-    /// The origin could not be read to settle a dispute; the next announcement opens it again.
-    Unsettled {
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// Readers wait for these chunks now.
-    Urgent(Vec<u32>),
-    /// What is wanted from now on, instead of what was.
-    Want(ChunkSet),
-    /// Whether this node can read from the origin from now on.
-    ReadsOrigin(bool),
-    /// The hashes of a manifest, one for every chunk.
-    Manifest(Vec<ChunkHash>),
-    /// Time passed.
-    Tick,
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// Ask a holder for a chunk.
-    Request {
-        /// Whom.
-        peer: NodeId,
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// Take a request back.
-    Cancel {
-        /// Whom.
-        peer: NodeId,
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// Read chunks from the origin in one request.
-    FetchSpan {
-        /// Index of the span.
-        span: u32,
-        /// The chunks: a run within the span.
-        chunks: Range<u32>,
-    },
-    /// Stop reading a span.
-    CancelSpan {
-        /// Index of the span.
-        span: u32,
-    },
-    /// Tell every neighbour what was stored.
-    Announce {
-        /// Index and hash.
-        items: Vec<(u32, ChunkHash)>,
-    },
-    /// Tell every neighbour that this node reads a span.
-    Claim {
-        /// Index of the span.
-        span: u32,
-    },
-    /// Tell every neighbour that it does not any more.
-    Unclaim {
-        /// Index of the span.
-        span: u32,
-    },
-    /// Read one chunk from the origin to see which announced hash is right.
-    Settle {
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// Forget a stored chunk: its hash was wrong.
-    Discard {
-        /// Index of the chunk.
-        index: u32,
-    },
-    /// Have nothing to do with this peer any more, and say so in the log.
-    Shun {
-        /// Who.
-        peer: NodeId,
-        /// What it did.
-        why: &'static str,
-    },
-    /// Everything wanted is stored.
-    Complete,
 }
 
 /// How much is known about a chunk's hash, and from whom.
@@ -305,7 +135,7 @@ pub struct Swarm {
     members: Vec<NodeId>,
     /// Whom the meeting place named, once it answered.
     met: Option<Vec<NodeId>>,
-    shunned: Vec<NodeId>,
+    shunned: Shunned,
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
     urgent: VecDeque<u32>,
     pace: OriginPace,
@@ -362,7 +192,7 @@ impl Swarm {
             neighbours: BTreeMap::new(),
             members: vec![me],
             met: None,
-            shunned: Vec::new(),
+            shunned: Shunned::default(),
             disputes: HashMap::new(),
             urgent: VecDeque::new(),
             inflight_bytes: 0,
@@ -399,7 +229,7 @@ impl Swarm {
             Input::Lost { index } => self.lost(index),
             Input::OriginChunk { span, index } => self.origin_chunk(now, span, index),
             Input::OriginDone { span, failed } => self.origin_done(now, span, failed),
-            Input::Settled { index, hash } => self.settled(index, hash),
+            Input::Settled { index, hash } => self.settled(now, index, hash),
             Input::Unsettled { index } => {
                 self.disputes.remove(&index);
             }
@@ -500,7 +330,7 @@ impl Swarm {
             chunk.hash = Some((hash, HashSource::Myself));
         }
         if let Some(peer) = liar {
-            self.shun(peer, "announced a hash that the origin does not confirm");
+            self.shun(now, peer, "announced a hash that the origin does not confirm");
         }
         if !self.held.insert(index) {
             return;
@@ -574,11 +404,11 @@ impl Swarm {
         &mut self.spans[self.span_of[index as usize] as usize]
     }
 
-    fn settled(&mut self, index: u32, hash: ChunkHash) {
+    fn settled(&mut self, now: Now, index: u32, hash: ChunkHash) {
         let Some(announced) = self.disputes.remove(&index) else { return };
         for (peer, said) in announced {
             if said != hash {
-                self.shun(peer, "announced a hash that the origin does not confirm");
+                self.shun(now, peer, "announced a hash that the origin does not confirm");
             }
         }
         let wrong = self.chunks[index as usize].hash.is_some_and(|(h, _)| h != hash);
@@ -589,11 +419,11 @@ impl Swarm {
         }
     }
 
-    fn shun(&mut self, peer: NodeId, why: &'static str) {
-        if !self.shunned.contains(&peer) {
-            self.shunned.push(peer);
+    fn shun(&mut self, now: Now, peer: NodeId, why: &'static str) {
+        let (first, last) = (self.config.shun_min, self.config.shun_max);
+        if let Some(time) = self.shunned.add(now, peer, first, last) {
             self.peer_left(peer);
-            self.out.push_back(Output::Shun { peer, why });
+            self.out.push_back(Output::Shun { peer, time, why });
         }
     }
 }

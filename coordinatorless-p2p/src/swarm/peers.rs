@@ -115,11 +115,11 @@ impl Neighbour {
 impl Swarm {
     pub(super) fn peer_joined(&mut self, now: Now, peer: NodeId, mut neighbour: Neighbour) {
         let count = self.chunks.len() as u32;
-        if peer == self.me || self.shunned.contains(&peer) {
+        if peer == self.me || self.shunned.contains(now, peer) {
             return;
         }
         if !neighbour.held.is_sound(count) || neighbour.wanted.as_ref().is_some_and(|w| !w.is_sound(count)) {
-            self.shun(peer, "sent a bitmap of another size");
+            self.shun(now, peer, "sent a bitmap of another size");
             return;
         }
         self.peer_left(peer);
@@ -169,12 +169,12 @@ impl Swarm {
     pub(super) fn peer_has(&mut self, now: Now, peer: NodeId, items: Vec<(u32, ChunkHash)>) {
         for (index, hash) in items {
             let Some(chunk) = self.chunks.get(index as usize) else {
-                self.shun(peer, "announced a chunk past the end");
+                self.shun(now, peer, "announced a chunk past the end");
                 return;
             };
             match chunk.hash {
                 Some((known, HashSource::Manifest)) if known != hash => {
-                    self.shun(peer, "announced a hash that the manifest does not have");
+                    self.shun(now, peer, "announced a hash that the manifest does not have");
                     return;
                 }
                 Some((known, source)) if known != hash => self.dispute(index, peer, hash, known, source),
@@ -241,7 +241,7 @@ impl Swarm {
                 }
             }
             self.take_request(peer, index);
-            self.shun(peer, "served bytes that do not have their hash");
+            self.shun(now, peer, "served bytes that do not have their hash");
             self.handle_offers(index);
             return;
         }
@@ -306,7 +306,7 @@ impl Swarm {
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
         neighbour.progress = now;
         let Some(state) = self.spans.get(span as usize) else {
-            self.shun(peer, "claimed a span past the end");
+            self.shun(now, peer, "claimed a span past the end");
             return;
         };
         if state.mine.is_some() {

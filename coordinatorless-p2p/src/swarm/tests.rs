@@ -1,6 +1,7 @@
 //! The state machines of several nodes in virtual time, over links that are shared fairly.
 
 use super::*;
+use crate::error::ErrorKind;
 use crate::seam::Inventory;
 
 const STEP: Duration = Duration::from_millis(1);
@@ -554,6 +555,27 @@ fn two_hashes_for_one_chunk_are_settled_by_the_origin_and_the_liar_is_shunned() 
         .collect();
     assert_eq!(shunned, vec![id(1)]);
     assert_eq!(swarm.hash(3), Some(hash_of(3)));
+}
+
+#[test]
+fn a_shunned_peer_is_a_neighbour_again_after_a_while_and_shunned_for_longer_the_next_time() {
+    let mut swarm = lone(cold(8), false);
+    let mut now = STEP;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let held = ChunkSet::full(8);
+        let joined = Input::Joined { peer: id(1), same_zone: true, held, wanted: None, reads_origin: false };
+        swarm.handle(now, joined.clone());
+        assert_eq!(swarm.neighbours().count(), 1, "after {times:?}");
+        swarm.handle(now, Input::RequestFailed { peer: id(1), index: 0, why: ErrorKind::Corrupt });
+        let shunned = |o| if let Output::Shun { time, .. } = o { Some(time) } else { None };
+        let time = drain(&mut swarm).into_iter().find_map(shunned).expect("it corrupts");
+        swarm.handle(now + time - STEP, joined);
+        assert_eq!(swarm.neighbours().count(), 0, "too early");
+        times.push(time);
+        now += time;
+    }
+    assert!(times.windows(2).all(|pair| pair[1] == 2 * pair[0]), "{times:?}");
 }
 
 #[test]

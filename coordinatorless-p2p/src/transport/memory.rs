@@ -69,7 +69,8 @@ struct NodePort {
     addr: SocketAddr,
     streams: mpsc::Sender<Incoming>,
     datagrams: mpsc::Sender<(NodeId, Bytes)>,
-    shunned: Mutex<HashSet<NodeId>>,
+    /// Until when.
+    shunned: Mutex<HashMap<NodeId, Instant>>,
     gone: CancellationToken,
     /// Held by every pipe out of this node whose bytes are not all read.
     pending: Mutex<Weak<()>>,
@@ -227,7 +228,8 @@ struct MemoryTransport {
 
 impl NodePort {
     fn shuns(&self, id: NodeId) -> bool {
-        self.shunned.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        let shunned = self.shunned.lock().unwrap_or_else(PoisonError::into_inner);
+        shunned.get(&id).is_some_and(|until| Instant::now() < *until)
     }
 }
 
@@ -324,8 +326,13 @@ impl Transport for MemoryTransport {
             .then_some(Duration::from_micros(50))
     }
 
-    fn shun(&self, peer: NodeId) {
-        self.port.shunned.lock().unwrap_or_else(PoisonError::into_inner).insert(peer);
+    fn last_failure(&self, addr: SocketAddr) -> Option<Error> {
+        self.reach(Peer { addr, id: None }).err()
+    }
+
+    fn shun(&self, peer: NodeId, time: Duration) {
+        let until = Instant::now() + time;
+        self.port.shunned.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, until);
         if let Some(connection) = self.network.net().connections.remove(&pair(self.port.id, peer)) {
             connection.cancel();
         }

@@ -14,7 +14,10 @@ use std::{net::SocketAddr, sync::atomic::AtomicU64, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{error::Result, node::NodeId};
+use crate::{
+    error::{Error, Result},
+    node::NodeId,
+};
 
 /// Whom to reach: an address, and whom we expect there (`None` only for seeds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,8 +60,12 @@ pub trait Transport: Send + Sync + 'static {
     /// The smoothed round trip to a connected peer.
     fn round_trip(&self, peer: NodeId) -> Option<Duration>;
 
-    /// Closes the connection to a peer and refuses it from now on (it lied or corrupted).
-    fn shun(&self, peer: NodeId);
+    /// Why the last attempt to reach somebody unknown at `addr` failed; `None` when it did not, or none was
+    /// made. Remembered of a few addresses only: those of seeds.
+    fn last_failure(&self, addr: SocketAddr) -> Option<Error>;
+
+    /// Closes the connection to a peer and refuses it for a time (it lied or corrupted).
+    fn shun(&self, peer: NodeId, time: Duration);
 
     /// Closes every connection after what was sent has gone out, or at `deadline`.
     async fn close(&self, deadline: Duration);

@@ -180,13 +180,26 @@ async fn datagrams_arrive_with_their_senders_name(two: Two) {
 async fn a_shunned_peer_is_cut_off_both_ways(two: Two) {
     let ((_send, mut recv), _incoming) = two.streams().await;
     assert!(two.here.round_trip(two.there.id()).is_some());
-    two.there.shun(two.here.id());
+    two.there.shun(two.here.id(), STALL);
     let err = receive(&mut *recv, 1).await.unwrap_err();
     assert!(matches!(err.kind(), ErrorKind::Unavailable { .. } | ErrorKind::Denied), "{err}");
     let err = two.here.open(two.there()).await.err().unwrap();
     assert_eq!(err.kind(), ErrorKind::Denied, "{err}");
     let back = Peer { addr: two.here.local_addr(), id: Some(two.here.id()) };
     assert_eq!(two.there.open(back).await.err().unwrap().kind(), ErrorKind::Denied);
+}
+
+async fn shunning_fades(two: Two) {
+    let ((_send, mut recv), _incoming) = two.streams().await;
+    two.there.shun(two.here.id(), Duration::from_millis(500));
+    receive(&mut *recv, 1).await.unwrap_err();
+    assert_eq!(two.here.open(two.there()).await.err().unwrap().kind(), ErrorKind::Denied);
+    let again = async {
+        while two.here.open(two.there()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(STALL, again).await.expect("it is shunned for ever");
 }
 
 async fn closing_lets_out_what_was_sent(two: Two) {
@@ -228,5 +241,6 @@ on_every_network! {
     ourselves_are_not_a_peer
     datagrams_arrive_with_their_senders_name
     a_shunned_peer_is_cut_off_both_ways
+    shunning_fades
     closing_lets_out_what_was_sent
 }

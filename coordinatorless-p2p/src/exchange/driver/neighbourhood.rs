@@ -125,11 +125,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn shun(&mut self, peer: NodeId, why: &'static str) {
-        tracing::error!(peer = %peer, swarm = %self.spec.id.short(), why, "a peer is shunned");
+    pub(super) fn shun(&mut self, peer: NodeId, time: Duration, why: &'static str) {
+        let seconds = time.as_secs();
+        tracing::error!(peer = %peer, swarm = %self.spec.id.short(), seconds, why, "a peer is shunned");
         self.shared.observer.shunned(peer, why);
         self.listeners.remove(&peer);
         self.speakers.remove(&peer);
-        self.shared.transport.shun(peer);
+        self.shared.transport.shun(peer, time);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::SocketAddr,
     sync::{Arc, PoisonError},
 };
 
@@ -31,6 +32,9 @@ const MAX_WAITING: usize = 16;
 /// Attempts under way at once that datagrams may cause.
 const MAX_DIALS: usize = 1024;
 
+/// Addresses whose last failure is remembered: as many as there are of seeds.
+const MAX_FAILURES: usize = 64;
+
 /// An attempt's end, for all who wait for it.
 type Outcome = Option<Result<Arc<Link>, Arc<Error>>>;
 
@@ -39,6 +43,28 @@ type Outcome = Option<Result<Arc<Link>, Arc<Error>>>;
 pub(super) struct Dials {
     under_way: HashMap<Peer, Dial>,
     complained: Seldom,
+    /// Why nobody was reached at an address, where it was not known who would answer.
+    failures: HashMap<SocketAddr, Arc<Error>>,
+}
+
+impl Dials {
+    /// See [`Transport::last_failure`](crate::transport::Transport::last_failure).
+    pub(super) fn last_failure(&self, addr: SocketAddr) -> Option<Error> {
+        self.failures.get(&addr).map(|error| Error::new(error.kind(), error.to_string()))
+    }
+
+    fn ended(&mut self, peer: Peer, result: &Result<Arc<Link>, Arc<Error>>) {
+        match result {
+            Ok(_) => drop(self.failures.remove(&peer.addr)),
+            Err(error) => {
+                self.complained.tell(peer.addr.ip(), error);
+                let known = self.failures.contains_key(&peer.addr) || self.failures.len() < MAX_FAILURES;
+                if peer.id.is_none() && known {
+                    self.failures.insert(peer.addr, Arc::clone(error));
+                }
+            }
+        }
+    }
 }
 
 struct Dial {
@@ -101,9 +127,7 @@ fn begin(inner: &Arc<Inner>, dials: &mut Dials, peer: Peer) -> watch::Receiver<O
         let result = connect(&task_inner, peer).await.map_err(Arc::new);
         let dial = {
             let mut dials = task_inner.dials.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = &result {
-                dials.complained.tell(peer.addr.ip(), error);
-            }
+            dials.ended(peer, &result);
             dials.under_way.remove(&peer)
         };
         if let (Ok(link), Some(dial)) = (&result, dial) {

@@ -290,9 +290,14 @@ impl Transport for QuicTransport {
         self.inner.peers().find(peer).map(|l| l.connection.rtt())
     }
 
-    fn shun(&self, peer: NodeId) {
-        tracing::warn!(node = %peer, "shunned from now on");
-        self.inner.peers().shun(peer);
+    fn last_failure(&self, addr: SocketAddr) -> Option<Error> {
+        let dials = self.inner.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        dials.last_failure(addr)
+    }
+
+    fn shun(&self, peer: NodeId, time: Duration) {
+        tracing::warn!(node = %peer, seconds = time.as_secs(), "shunned");
+        self.inner.peers().shun(peer, time);
     }
 
     async fn close(&self, deadline: Duration) {

@@ -6,7 +6,7 @@
 //! the one that the node with the smaller id opened, and the other lives until its streams are done.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,7 +29,8 @@ const MAX_RETIRED: usize = 4;
 pub(super) struct Peers {
     live: HashMap<NodeId, Arc<Link>>,
     retired: HashMap<NodeId, Vec<Arc<Link>>>,
-    shunned: HashSet<NodeId>,
+    /// Until when.
+    shunned: HashMap<NodeId, Instant>,
 }
 
 impl Peers {
@@ -44,7 +45,7 @@ impl Peers {
     }
 
     pub(super) fn is_shunned(&self, id: NodeId) -> bool {
-        self.shunned.contains(&id)
+        self.shunned.get(&id).is_some_and(|until| Instant::now() < *until)
     }
 
     /// Enters a connection; false (and closed) when its peer is shunned.
@@ -95,8 +96,11 @@ impl Peers {
         });
     }
 
-    pub(super) fn shun(&mut self, id: NodeId) {
-        self.shunned.insert(id);
+    pub(super) fn shun(&mut self, id: NodeId, time: Duration) {
+        let now = Instant::now();
+        self.shunned.retain(|_, until| now < *until);
+        let until = self.shunned.entry(id).or_insert(now);
+        *until = (*until).max(now + time);
         let links = self.live.remove(&id).into_iter().chain(self.retired.remove(&id).into_iter().flatten());
         for link in links {
             link.connection.close(errors::SHUNNED, b"shunned");
