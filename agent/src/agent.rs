@@ -136,12 +136,13 @@ impl Agent {
         self.inner.pulls.watch(id)
     }
 
-    /// Ends a pull; what is here stays for the next one.
+    /// Ends a pull unless somebody else asked for it too, or, with `all`, whoever else did; what is here
+    /// stays for the next one.
     ///
     /// # Errors
     /// `NotFound` for an id that is unknown.
-    pub fn cancel_pull(&self, id: &str) -> Result<()> {
-        self.inner.pulls.cancel(id)
+    pub fn cancel_pull(&self, id: &str, all: bool) -> Result<()> {
+        if all { self.inner.pulls.cancel(id) } else { self.inner.pulls.withdraw(id) }
     }
 
     /// What a pull would do.
@@ -362,6 +363,12 @@ impl Agent {
             return Err(Error::new(ErrorKind::Full, format!("no byte is free on the disk of {dir}")));
         }
         Ok(())
+    }
+
+    /// Ends the jobs under way: who follows them hears that this agent is going. To be called before the
+    /// doors close.
+    pub fn stop_jobs(&self) {
+        self.inner.engine.cancel.cancel();
     }
 
     /// Stops accepting, drains until `deadline`, says goodbye, syncs.

@@ -109,6 +109,9 @@ pub struct PullStatus {
     pub bytes_per_second: f64,
     /// Best guess of the time left; absent while there is none.
     pub eta_seconds: Option<f64>,
+    /// Time since the last chunk came, in seconds, once that is worth a word; absent while they come.
+    #[serde(default)]
+    pub quiet_seconds: Option<f64>,
     /// Neighbours exchanging with us now.
     pub peers: usize,
     /// Time since the pull was asked for.
@@ -122,6 +125,37 @@ pub struct PullStatus {
     pub error: Option<Problem>,
     /// True if the origin could not be reached and a copy from before was used.
     pub stale: bool,
+    /// How many asked for it and have not cancelled: it goes on while one is left.
+    #[serde(default)]
+    pub askers: usize,
+}
+
+impl PullStatus {
+    /// A pull that was just asked for.
+    pub fn new(id: impl Into<String>, reference: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            reference: reference.into(),
+            swarm: None,
+            revision: None,
+            phase: Phase::Resolving,
+            total_bytes: 0,
+            done_bytes: 0,
+            total_files: 0,
+            done_files: 0,
+            sources: Sources::default(),
+            bytes_per_second: 0.0,
+            eta_seconds: None,
+            quiet_seconds: None,
+            peers: 0,
+            elapsed_seconds: 0.0,
+            path: None,
+            manifest: None,
+            error: None,
+            stale: false,
+            askers: 1,
+        }
+    }
 }
 
 /// An error as every endpoint returns it, and as a failed pull carries it.

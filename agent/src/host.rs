@@ -90,7 +90,7 @@ impl Host for AgentHost {
                 Ok(to_json(&status)?.into())
             }
             Service::CancelPull => {
-                self.pulls()?.cancel(text(&body)?)?;
+                self.pulls()?.withdraw(text(&body)?)?;
                 Ok(Bytes::new())
             }
         }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{Phase, PullRequest, PullStatus, Sources},
+    api::{PullRequest, PullStatus},
     engine::Engine,
     error::{Error, ErrorKind, Result},
     fetch,
@@ -26,6 +26,10 @@ use crate::{
 const REMEMBERED_MAX: usize = 256;
 /// Pulls under way at a time.
 const RUNNING_MAX: usize = 256;
+/// How the reason of a pull begins that ended because its agent stops.
+pub(crate) const SHUTTING_DOWN: &str = "this agent is shutting down";
+/// When a client of a stopping agent should ask again: restarts take about so long.
+const AGENT_RETURNS: Duration = Duration::from_secs(5);
 
 struct Job {
     request: PullRequest,
@@ -61,7 +65,7 @@ impl Pulls {
     /// same request.
     pub(crate) fn start(&self, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
         if self.engine.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
+            return Err(stopping(SHUTTING_DOWN));
         }
         request.reference.parse::<Reference>()?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
@@ -73,7 +77,9 @@ impl Pulls {
         }
         let mut jobs = lock(&self.jobs);
         let running = |job: &&Job| !job.status.borrow().phase.is_over();
-        if let Some(job) = jobs.values().filter(running).find(|j| j.request == request) {
+        let wanted = |job: &&Job| job.request == request && !job.cancel.is_cancelled();
+        if let Some(job) = jobs.values().filter(running).find(wanted) {
+            job.status.send_modify(|status| status.askers += 1);
             return Ok(job.status.subscribe());
         }
         if jobs.values().filter(running).count() >= RUNNING_MAX {
@@ -86,7 +92,7 @@ impl Pulls {
         for old in ended.iter().take(ended.len().saturating_sub(REMEMBERED_MAX)) {
             jobs.remove(old);
         }
-        let (status, follow) = watch::channel(fresh_status(format!("p{number}"), &request));
+        let (status, follow) = watch::channel(PullStatus::new(format!("p{number}"), &request.reference));
         let cancel = self.engine.cancel.child_token();
         jobs.insert(number, Job { request: request.clone(), status: status.clone(), cancel: cancel.clone() });
         let reporter = Reporter::new(self.totals.clone(), status);
@@ -104,6 +110,17 @@ impl Pulls {
         self.find(id, |job| job.status.subscribe())
     }
 
+    /// One who asked wants it no more; it ends when nobody is left who does.
+    pub(crate) fn withdraw(&self, id: &str) -> Result<()> {
+        self.find(id, |job| {
+            job.status.send_modify(|status| status.askers = status.askers.saturating_sub(1));
+            if job.status.borrow().askers == 0 {
+                job.cancel.cancel();
+            }
+        })
+    }
+
+    /// Ends it, whoever else wants it.
     pub(crate) fn cancel(&self, id: &str) -> Result<()> {
         self.find(id, |job| job.cancel.cancel())
     }
@@ -126,27 +143,9 @@ impl Pulls {
     }
 }
 
-fn fresh_status(id: String, request: &PullRequest) -> PullStatus {
-    PullStatus {
-        id,
-        reference: request.reference.clone(),
-        swarm: None,
-        revision: None,
-        phase: Phase::Resolving,
-        total_bytes: 0,
-        done_bytes: 0,
-        total_files: 0,
-        done_files: 0,
-        sources: Sources::default(),
-        bytes_per_second: 0.0,
-        eta_seconds: None,
-        peers: 0,
-        elapsed_seconds: 0.0,
-        path: None,
-        manifest: None,
-        error: None,
-        stale: false,
-    }
+/// What a client hears when the agent goes: that it may come back.
+fn stopping(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unavailable { retry_after: Some(AGENT_RETURNS) }, what)
 }
 
 async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: CancellationToken) {
@@ -159,7 +158,7 @@ async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: 
     };
     let result = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, format!("pull of {} was cancelled", request.reference))),
+        () = cancel.cancelled() => Err(why_cut_short(engine, &request.reference)),
         done = Box::pin(fetch::bring(engine, &request, &reporter)) => done,
         () = limit => {
             let left = reporter.left_bytes();
@@ -168,4 +167,15 @@ async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: 
         }
     };
     reporter.end(result);
+}
+
+fn why_cut_short(engine: &Engine, reference: &str) -> Error {
+    if engine.cancel.is_cancelled() {
+        stopping(format!(
+            "{SHUTTING_DOWN}; what it has of {reference} is kept, and the pull goes on from there when it is asked \
+             for again"
+        ))
+    } else {
+        Error::new(ErrorKind::Cancelled, format!("pull of {reference} was cancelled"))
+    }
 }

@@ -109,6 +109,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
     let outcome = attend(&config, &agent, http_addr, &mut door, &stop, ready).await;
 
     notify(&[sd_notify::NotifyState::Stopping]);
+    agent.stop_jobs();
     stop.cancel();
     let stopping = Instant::now();
     if !door.is_finished() {

@@ -20,7 +20,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     origin::Patterns,
-    pulls::{Pulls, first_number},
+    pulls::{self, Pulls, first_number},
     reference::Reference,
     services::{Service, from_json, refuse_local, to_json},
 };
@@ -33,6 +33,8 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// A node that does not answer for this long has failed.
 const SILENT_MAX: Duration = Duration::from_secs(30);
+/// How often a node whose agent stopped amid its pull is asked again.
+const ASKED_AGAIN_MAX: usize = 3;
 
 struct Job {
     status: watch::Sender<WarmStatus>,
@@ -246,7 +248,7 @@ async fn run(
         s.elapsed_seconds = began.elapsed().as_secs_f64();
         if s.ready >= s.min_ready {
             s.state = JobState::Complete;
-        } else if cancel.is_cancelled() {
+        } else if cancel.is_cancelled() && !pulls.engine.cancel.is_cancelled() {
             s.state = JobState::Cancelled;
         } else {
             s.state = JobState::Failed;
@@ -263,7 +265,16 @@ async fn run(
 /// Changes what is told of one node.
 type Tell<'a> = dyn Fn(&dyn Fn(&mut WarmNode)) + Sync + 'a;
 
-/// Has one node pull and follows it to its end.
+async fn begin(pulls: &Pulls, node: NodeId, pull: &PullRequest) -> Result<String> {
+    if node == pulls.engine.cluster.id() {
+        return Ok(pulls.start(pull.clone())?.borrow().id.clone());
+    }
+    let body = to_json(pull)?;
+    let answer = pulls.engine.cluster.call(node, Service::Pull.number(), &body, ASK_DEADLINE).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Has one node pull and follows it to its end. When this agent stops, the nodes go on.
 async fn follow(
     pulls: &Pulls,
     node: NodeId,
@@ -271,28 +282,38 @@ async fn follow(
     stop: &CancellationToken,
     told: &Tell<'_>,
 ) -> Result<()> {
-    let id = if node == pulls.engine.cluster.id() {
-        pulls.start(pull.clone())?.borrow().id.clone()
-    } else {
-        let answer =
-            pulls.engine.cluster.call(node, Service::Pull.number(), &to_json(pull)?, ASK_DEADLINE).await?;
-        String::from_utf8_lossy(&answer).into_owned()
-    };
-    let mut heard = Instant::now();
+    let mut id = begin(pulls, node, pull).await?;
+    let (mut heard, mut asked_again) = (Instant::now(), 0);
     loop {
         let cancelled = tokio::select! {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(POLL_EVERY) => false,
         };
+        if pulls.engine.cancel.is_cancelled() {
+            let text = "this agent is shutting down; the nodes go on by themselves";
+            return Err(Error::new(ErrorKind::UNAVAILABLE, text));
+        }
         if cancelled {
             ask(pulls, node, Service::CancelPull, &id).await?;
             return Err(Error::new(ErrorKind::Cancelled, "the warm-up was cancelled"));
         }
         let status: PullStatus = match ask(pulls, node, Service::PullStatus, &id).await {
             Ok(answer) => from_json(&answer)?,
-            Err(e) if e.kind().is_transient() && heard.elapsed() < SILENT_MAX => continue,
+            // It knows the pull no more: its agent was restarted, and goes on when it is asked again.
+            Err(e) if e.kind() == ErrorKind::NotFound && asked_again < ASKED_AGAIN_MAX => {
+                match begin(pulls, node, pull).await {
+                    Ok(fresh) => (id, asked_again) = (fresh, asked_again + 1),
+                    Err(e) if is_absence(&e) && heard.elapsed() < SILENT_MAX => {}
+                    Err(e) => return Err(e),
+                }
+                continue;
+            }
+            Err(e) if is_absence(&e) && heard.elapsed() < SILENT_MAX => continue,
             Err(e) => return Err(e),
         };
+        if is_stopping(&status) && asked_again < ASKED_AGAIN_MAX && heard.elapsed() < SILENT_MAX {
+            continue;
+        }
         heard = Instant::now();
         told(&|n| {
             n.phase = status.phase;
@@ -305,12 +326,24 @@ async fn follow(
     }
 }
 
+/// Whether a node may only be away for a moment.
+fn is_absence(e: &Error) -> bool {
+    e.kind().is_transient() || e.kind() == ErrorKind::NotFound
+}
+
+/// Whether a pull ended because its agent is about to go and come back.
+fn is_stopping(status: &PullStatus) -> bool {
+    let problem = status.error.as_ref();
+    status.phase == Phase::Failed
+        && problem.is_some_and(|p| p.kind == "unavailable" && p.message.contains(pulls::SHUTTING_DOWN))
+}
+
 async fn ask(pulls: &Pulls, node: NodeId, service: Service, id: &str) -> Result<bytes::Bytes> {
     if node != pulls.engine.cluster.id() {
         return pulls.engine.cluster.call(node, service.number(), id.as_bytes(), ASK_DEADLINE).await;
     }
     if service == Service::CancelPull {
-        pulls.cancel(id)?;
+        pulls.withdraw(id)?;
         return Ok(bytes::Bytes::new());
     }
     let status = pulls.watch(id)?.borrow().clone();

@@ -9,16 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emberline_agent::api::Phase;
+use emberline_agent::api::{JobState, Phase, PullStatus, Selector, WarmRequest, WarmStatus};
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
     client::{AgentClient, POLL_INTERVAL},
     cluster::{Cluster, fresh_secret},
-    command::{ends_with, preload},
+    command::{command, ends_with, preload},
     environment::{Moto, S3_KEY, S3_SECRET},
     model::LISTING,
     site::{PATIENCE, Site},
 };
+use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_resumes_where_it_was() {
@@ -57,6 +59,111 @@ async fn when_half_of_the_nodes_die_the_rest_complete() {
         site.is_whole(&ended);
     }
     assert!(site.ratio() <= 2.0, "the origin gave {:.2} × the model", site.ratio());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_goes_on_while_one_of_those_who_asked_wants_it() {
+    let site = Site::start(32, 6).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let client = cluster.agents()[0].client();
+    let first = site.pull_until(client, 0.1).await;
+    // Another client, by the command and with Ctrl-C.
+    let (base, reference) = (client.base().to_owned(), site.reference());
+    let mut other = command(&["pull", &reference]).env("EMBERLINE_AGENT", base).spawn().expect("preload");
+    let both = client.watch_pull(&first.id, PATIENCE, |status| status.askers == 2).await.expect("alive");
+    assert_eq!((both.askers, both.phase), (2, Phase::Fetching), "{both:?}");
+    kill_process(Pid::from_raw(other.id() as i32).expect("a process"), Signal::INT).expect("interrupted");
+    assert_eq!(other.wait().expect("ends").code(), Some(130));
+    let ended = client.watch_pull(&first.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_nobody_wants_any_more_ends_and_the_next_one_is_another() {
+    let site = Site::start(32, 20).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let client = cluster.agents()[0].client();
+    let first = site.pull_until(client, 0.1).await;
+    assert_eq!(site.start_pull(client).await.id, first.id);
+    let route = format!("/v1/pulls/{}", first.id);
+    for still in [1, 0] {
+        assert_eq!(client.request(Method::DELETE, &route, None).await.expect("alive").status, 204);
+        assert_eq!(client.pull_status(&first.id).await.expect("alive").askers, still);
+    }
+    let next = site.start_pull(client).await;
+    assert_ne!(next.id, first.id);
+    let ended = client.watch_pull(&first.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Cancelled, "{ended:?}");
+    // Whoever runs the agent can end it for all.
+    site.start_pull(client).await;
+    let all = format!("/v1/pulls/{}?all=true", next.id);
+    assert_eq!(client.request(Method::DELETE, &all, None).await.expect("alive").status, 204);
+    let ended = client.watch_pull(&next.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Cancelled, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_pull_is_told_that_the_agent_stops_and_the_pull_resumes() {
+    let site = Site::start(64, 8).await;
+    let mut cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &mut cluster.agents_mut()[0];
+    let before = site.pull_until(agent.client(), 0.3).await;
+    let (base, reference) = (agent.client().base().to_owned(), site.reference());
+    let waiting = command(&["pull", &reference]).env("EMBERLINE_AGENT", base).spawn().expect("preload");
+    agent.client().watch_pull(&before.id, PATIENCE, |status| status.askers == 2).await.expect("alive");
+    assert!(agent.stop().await.expect("stopped").success());
+    ends_with(&waiting.wait_with_output().expect("ends"), 5, "shutting down");
+    agent.restart().await.expect("restarted");
+    let after = site.pull(agent).await;
+    site.is_whole(&after);
+    assert!(after.sources.reused >= before.done_bytes, "{after:?} after {before:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warm_up_outlives_the_agent_that_was_asked_and_a_restart_of_one_that_pulls() {
+    let site = Site::start(64, 10).await;
+    let mut cluster = Cluster::start(3).await.expect("a cluster");
+    let warm = WarmRequest {
+        reference: site.reference(),
+        selector: Selector {
+            ids: cluster.agents()[1..].iter().map(|a| a.name().to_owned()).collect(),
+            ..Selector::default()
+        },
+        ..WarmRequest::default()
+    };
+    let started: WarmStatus = cluster.agents()[0].client().post("/v1/warm", &warm).await.expect("started");
+    // A second warm-up of the same from another agent joins the pulls; the first goes with its agent.
+    let second: WarmStatus = cluster.agents()[1].client().post("/v1/warm", &warm).await.expect("started");
+    assert_eq!((started.state, second.state), (JobState::Running, JobState::Running));
+    let client = cluster.agents()[2].client().clone();
+    let pull = loop {
+        let pulls: Vec<PullStatus> = client.get("/v1/pulls").await.expect("alive");
+        if let Some(pull) = pulls.into_iter().find(|pull| pull.askers == 2 && pull.done_bytes > 0) {
+            break pull;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    };
+    assert!(cluster.agents_mut()[0].stop().await.expect("stopped").success());
+    let still = client.pull_status(&pull.id).await.expect("alive");
+    assert_eq!((still.askers, still.error), (2, None));
+    assert!(cluster.agents_mut()[2].stop().await.expect("stopped").success());
+    let alive = vec![cluster.agents()[1].quic()];
+    cluster.agents_mut()[2].restart_towards(alive).await.expect("restarted");
+
+    let (follower, start) = (cluster.agents()[1].client(), Instant::now());
+    let route = format!("/v1/warm/{}", second.id);
+    let ended = loop {
+        let status: WarmStatus = follower.get(&route).await.expect("alive");
+        if status.state != JobState::Running || start.elapsed() > PATIENCE {
+            break status;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    };
+    assert_eq!(ended.state, JobState::Complete, "{ended:?}");
+    for agent in &cluster.agents()[1..] {
+        site.is_copy(&agent.client().path(&site.reference()).await.expect("whole").path);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

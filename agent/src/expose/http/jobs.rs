@@ -32,6 +32,8 @@ use crate::{
 
 /// Real clients give up after ten silent seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a stopping agent waits for a job to say how it ended.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A job that can be followed to its end.
 trait Job: Serialize + Clone + Send + Sync + 'static {
@@ -154,19 +156,29 @@ pub(super) async fn pull_events(
     Ok(events(status, door.stopping))
 }
 
-/// Ends a pull. What is here stays for the next one.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Withdrawal {
+    /// End it although others asked for it, too.
+    #[serde(default)]
+    all: bool,
+}
+
+/// Takes back that a pull was asked for; it ends when all who asked have. What is here stays.
 #[utoipa::path(
     delete,
     path = "/v1/pulls/{id}",
     tag = "pulls",
-    params(("id" = String, Path, description = "the pull")),
+    params(("id" = String, Path, description = "the pull"), Withdrawal),
     responses((status = 204), (status = 404, body = Problem))
 )]
 pub(super) async fn cancel_pull(
     State(door): State<Door>,
     Path(id): Path<String>,
+    Asked(Withdrawal { all }): Asked<Withdrawal>,
 ) -> Result<StatusCode, Failure> {
-    door.agent()?.cancel_pull(&id)?;
+    door.agent()?.cancel_pull(&id, all)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -292,8 +304,9 @@ fn events<T: Job>(status: watch::Receiver<T>, stopping: CancellationToken) -> Re
     Sse::new(follow(status, stopping)).keep_alive(keep_alive).into_response()
 }
 
-/// The states of a job as events. Slow readers miss states in between, never the last. Ends without
-/// `end` when the agent stops first, so that a client knows to come back.
+/// The states of a job as events. Slow readers miss states in between, never the last. A stopping agent
+/// ends its jobs; where one does not end soon, the stream ends without `end`, so that a client knows to
+/// come back.
 fn follow<T: Job>(
     status: watch::Receiver<T>,
     stopping: CancellationToken,
@@ -310,9 +323,13 @@ fn follow<T: Job>(
             return None;
         }
         if follower.told {
+            let stopped = async {
+                follower.stopping.cancelled().await;
+                tokio::time::sleep(LAST_WORD).await;
+            };
             tokio::select! {
                 changed = follower.status.changed() => changed.ok()?,
-                () = follower.stopping.cancelled() => return None,
+                () = stopped => return None,
             }
         }
         let now = follower.status.borrow_and_update().clone();
@@ -332,26 +349,7 @@ mod tests {
     use super::*;
 
     fn pull(phase: Phase) -> PullStatus {
-        PullStatus {
-            id: "p1".to_owned(),
-            reference: "file:///m".to_owned(),
-            swarm: None,
-            revision: None,
-            phase,
-            total_bytes: 10,
-            done_bytes: 0,
-            total_files: 1,
-            done_files: 0,
-            sources: crate::api::Sources::default(),
-            bytes_per_second: 0.0,
-            eta_seconds: None,
-            peers: 0,
-            elapsed_seconds: 0.0,
-            path: None,
-            manifest: None,
-            error: None,
-            stale: false,
-        }
+        PullStatus { phase, total_bytes: 10, ..PullStatus::new("p1", "file:///m") }
     }
 
     async fn text_of(response: Response) -> String {
@@ -385,6 +383,19 @@ mod tests {
         stopping.cancel();
         let text = text_of(events(receiver, stopping)).await;
         assert!(text.contains("event: progress") && !text.contains("event: end"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_stopping_agent_ends_says_so_to_its_followers() {
+        let (sender, receiver) = watch::channel(pull(Phase::Fetching));
+        let stopping = CancellationToken::new();
+        let body = tokio::spawn(text_of(events(receiver, stopping.clone())));
+        tokio::task::yield_now().await;
+        stopping.cancel();
+        tokio::task::yield_now().await;
+        sender.send(pull(Phase::Failed)).unwrap();
+        let text = body.await.unwrap();
+        assert!(text.contains("event: end") && text.contains("\"failed\""), "{text}");
     }
 
     #[tokio::test]
