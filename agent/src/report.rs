@@ -21,6 +21,8 @@ use crate::{
 
 /// The rate is smoothed over about this long.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
+/// Silence is worth a word from here on: a chunk of a slow origin takes a few seconds.
+const QUIET: Duration = Duration::from_secs(5);
 /// Changes are told at most this often.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -55,6 +57,8 @@ struct ReporterState {
     counted: Sources,
     rate_at: Instant,
     rate_bytes: u64,
+    /// When the last chunk came.
+    heard: Instant,
     fetch_began: Option<Instant>,
 }
 
@@ -70,6 +74,7 @@ impl Reporter {
             counted: Sources::default(),
             rate_at: now,
             rate_bytes: 0,
+            heard: now,
             fetch_began: None,
         };
         Self { totals, status, state: Mutex::new(state) }
@@ -90,7 +95,9 @@ impl Reporter {
             if phase == Phase::Fetching {
                 state.fetch_began = Some(Instant::now());
                 (state.rate_at, state.rate_bytes) = (Instant::now(), s.done_bytes);
+                state.heard = Instant::now();
             }
+            s.quiet_seconds = None;
             if phase == Phase::Resolving {
                 state.base = s.sources;
                 state.before = Progress::default();
@@ -136,6 +143,9 @@ impl Reporter {
         };
         let tell = state.told.elapsed() >= REPORT_EVERY;
         self.status.send_if_modified(|s| {
+            if s.sources != sources {
+                state.heard = Instant::now();
+            }
             s.sources = sources;
             let brought = sources.origin + sources.peers + sources.reused;
             s.done_bytes = brought.min(s.total_bytes);
@@ -167,6 +177,7 @@ impl Reporter {
         self.update(|s, state| {
             metrics::phase(s.phase, state.phase_began.elapsed());
             s.eta_seconds = None;
+            s.quiet_seconds = None;
             s.bytes_per_second = 0.0;
             s.peers = 0;
             match result {
@@ -209,6 +220,8 @@ impl Reporter {
 /// Rate and time left.
 fn pace(s: &mut PullStatus, state: &mut ReporterState) {
     s.elapsed_seconds = state.began.elapsed().as_secs_f64();
+    let quiet = state.heard.elapsed();
+    s.quiet_seconds = (s.phase == Phase::Fetching && quiet >= QUIET).then(|| quiet.as_secs_f64());
     let took = state.rate_at.elapsed();
     if took < Duration::from_millis(200) {
         return;

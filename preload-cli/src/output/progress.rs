@@ -164,7 +164,7 @@ pub fn line(status: &PullStatus) -> String {
             if !rate.is_empty() {
                 line += &format!(", {rate}");
             }
-            if let Some(eta) = status.eta_seconds {
+            if let Some(eta) = status.eta_seconds.filter(|_| status.quiet_seconds.is_none()) {
                 line += &format!(", {} left", units::seconds(eta));
             }
             line
@@ -173,19 +173,22 @@ pub fn line(status: &PullStatus) -> String {
             let stale = if status.stale { ", from before: the origin is out of reach" } else { "" };
             format!("{word}: {} in {}{stale}", units::bytes(total), units::seconds(status.elapsed_seconds))
         }
-        Phase::Failed => match &status.error {
-            Some(problem) => format!("{word}: {}", problem.message),
-            None => word.to_owned(),
-        },
+        // The reason is the command's to tell, once.
+        Phase::Failed => word.to_owned(),
         Phase::Cancelled => format!("{word} at {} of {}", units::bytes(done), units::bytes(total)),
     }
 }
 
-/// The second line of a pull: sources and neighbours, once there is something to tell.
+/// The second line of a pull: sources and neighbours, once there is something to tell; or for how long
+/// nothing has come.
 fn detail(status: &PullStatus) -> String {
     let told = matches!(status.phase, Phase::Fetching | Phase::Publishing | Phase::Complete);
     if !told {
         return String::new();
+    }
+    if let Some(quiet) = status.quiet_seconds {
+        let whom = if status.peers == 0 { "the origin" } else { "neighbours or the origin" };
+        return format!("    nothing new from {whom} for {}", units::seconds(quiet.floor()));
     }
     let peers = match status.phase {
         Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
@@ -283,6 +286,27 @@ mod tests {
         };
         assert!(LABEL_COLUMNS + 1 + BAR_COLUMNS + 1 + line(&widest).chars().count() <= 80);
         assert!(detail(&widest).chars().count() <= 80);
+    }
+
+    #[test]
+    fn silence_is_told_with_its_length_and_whom_it_is_of() {
+        let silent = PullStatus { quiet_seconds: Some(12.7), peers: 0, ..fetching() };
+        assert_eq!(detail(&silent).trim(), "nothing new from the origin for 12 s");
+        assert!(!line(&silent).contains("left"));
+        let among_others = PullStatus { peers: 2, ..silent };
+        assert!(detail(&among_others).contains("neighbours or the origin"));
+    }
+
+    #[test]
+    fn a_failed_pull_leaves_its_reason_to_the_command() {
+        let error = emberline_agent::api::Problem {
+            kind: "denied".to_owned(),
+            message: "the reason".to_owned(),
+            advice: None,
+            retry_after_seconds: None,
+        };
+        let failed = PullStatus { error: Some(error), ..pull(Phase::Failed, 0) };
+        assert_eq!(line(&failed), "failed");
     }
 
     #[test]
