@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, PullRequest, PullStatus, ScaleHook, Status,
-        VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, Problem, PullRequest, PullStatus, ScaleHook,
+        Status, VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
     engine::Engine,
@@ -328,6 +328,7 @@ impl Agent {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             members: members.iter().filter(|m| m.state == "alive").count(),
+            seed_errors: inner.engine.cluster.membership().seed_errors().iter().map(Problem::from).collect(),
             node: node.unwrap_or_else(|| Member {
                 id: me,
                 name: inner.config.cluster.name.clone(),

@@ -449,6 +449,9 @@ pub struct Status {
     pub node: Member,
     /// Live members, this one included.
     pub members: usize,
+    /// Why seeds could not be reached when they were last tried, where they could not.
+    #[serde(default)]
+    pub seed_errors: Vec<Problem>,
     /// The data directory.
     #[schema(value_type = String)]
     pub data_dir: PathBuf,

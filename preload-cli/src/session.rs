@@ -13,6 +13,7 @@ use std::{
 };
 
 use emberline_agent::{
+    api::Problem,
     config::{Config, ConfigSources, DEFAULT_FILE, LogConfig},
     error::{ErrorKind, IoContext},
     run::{self, Bound, RunningAgent},
@@ -144,27 +145,52 @@ impl Session {
         let Ok(bound) = bound.await else { return Err(engine.why_not(&data_dir).await) };
         let session =
             Self { client: Client::new(&format!("http://{}", bound.http), None)?, engine: Some(engine) };
-        if !join.is_empty() {
-            session.meet(context).await;
+        if !join.is_empty()
+            && let Err(failure) = session.meet(context).await
+        {
+            session.close().await;
+            return Err(failure);
         }
         Ok(session)
     }
 
     /// Waits a little for the first other member: who asks alone reads everything from the origin.
-    async fn meet(&self, context: &Context) {
+    ///
+    /// # Errors
+    /// `Denied` when everybody who was to be joined refuses us: that will not pass by itself.
+    async fn meet(&self, context: &Context) -> Result<()> {
+        let join = &context.global.join;
+        let mut refusals = Vec::new();
         let met = timeout(JOIN_TIMEOUT, async {
             while self.client.members().await.is_ok_and(|members| members.len() < 2) {
+                refusals = self.client.status(false).await.map(|s| s.seed_errors).unwrap_or_default();
+                if refusals.len() >= join.len() && are_denials(&refusals) {
+                    return;
+                }
                 tokio::time::sleep(JOIN_POLL).await;
             }
         });
-        if met.await.is_err() {
-            let waited = units::seconds(JOIN_TIMEOUT.as_secs_f64());
-            context.output.note(&format!(
-                "none of {} has answered within {waited} (is it up, is its UDP port open, and is --secret-file its \
-                 cluster's?); going on alone until one does",
-                context.global.join.join(", ")
+        let timed_out = met.await.is_err();
+        let reasons: Vec<String> = refusals.iter().map(|problem| problem.message.clone()).collect();
+        if are_denials(&refusals) {
+            let message = format!("cannot join {}: {}", join.join(", "), reasons.join("; "));
+            return Err(Failure::new(ErrorKind::Denied, message).advice(
+                "give the secret of that cluster with --secret-file FILE, or leave --join out to go on alone",
             ));
         }
+        if timed_out {
+            let waited = units::seconds(JOIN_TIMEOUT.as_secs_f64());
+            let why = if reasons.is_empty() {
+                "is it up, and is its UDP port open?".to_owned()
+            } else {
+                reasons.join("; ")
+            };
+            let whom = join.join(", ");
+            context.output.note(&format!(
+                "none of {whom} has answered within {waited} ({why}); going on alone until one does"
+            ));
+        }
+        Ok(())
     }
 
     /// The way to the agent.
@@ -201,6 +227,11 @@ impl Engine {
             Err(defect) => Failure::internal(format!("engine on {}: {defect}", data_dir.display())),
         }
     }
+}
+
+/// Whether all of them are refusals, and there are any.
+fn are_denials(problems: &[Problem]) -> bool {
+    !problems.is_empty() && problems.iter().all(|problem| problem.error_kind() == ErrorKind::Denied)
 }
 
 /// The agent's own configuration, bent for a process of our own: a private door, nobody to join

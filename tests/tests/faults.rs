@@ -252,6 +252,30 @@ async fn a_node_with_a_foreign_secret_stays_outside_and_is_told_why() {
     }
     cluster.wait_formed(2).await.expect("the cluster is as it was");
     assert_eq!(stranger.client().members().await.expect("alive").len(), 1);
+    let status = stranger.client().status().await.expect("alive");
+    assert!(status.seed_errors.iter().any(|problem| problem.kind == "denied"), "{:?}", status.seed_errors);
+    let seed = cluster.agents()[0].quic().to_string();
+    for what in ["members", "status"] {
+        let said = preload(&[("EMBERLINE_AGENT", stranger.client().base())], &[what]);
+        let text =
+            [said.stdout, said.stderr].map(|part| String::from_utf8_lossy(&part).into_owned()).concat();
+        assert!(text.contains("alone") && text.contains(&seed), "{what} does not say why: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_falls_silent_is_told_of_while_it_is_waited_for() {
+    let site = Site::start(64, 12).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let client = cluster.agents()[0].client();
+    let before = site.pull_until(client, 0.2).await;
+    assert_eq!(before.quiet_seconds, None);
+    site.relay().go_dark().await;
+    let silent = client
+        .watch_pull(&before.id, PATIENCE, |status| status.quiet_seconds.is_some())
+        .await
+        .expect("alive");
+    assert!(!silent.phase.is_over() && silent.quiet_seconds >= Some(5.0), "{silent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

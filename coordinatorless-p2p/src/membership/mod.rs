@@ -148,6 +148,8 @@ pub struct Membership {
     live: watch::Receiver<Arc<Vec<Node>>>,
     views: watch::Receiver<Arc<Vec<MemberView>>>,
     commands: mpsc::Sender<Command>,
+    transport: Arc<dyn Transport>,
+    seeds: watch::Receiver<seeds::Found>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -187,12 +189,25 @@ impl Membership {
         let (views_out, views) = watch::channel(Arc::new(core.views()));
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
-        let shell = Shell { transport, core, live: live_out, views: views_out, config };
+        let (found, seeds) = watch::channel(seeds::Found::default());
+        let shell =
+            Shell { transport: transport.clone(), core, live: live_out, views: views_out, config, found };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled_owned(shell.run(command_queue)).await;
         });
-        Ok(Self { live, views, commands, stop, task: Mutex::new(Some(task)) })
+        Ok(Self { live, views, commands, transport, seeds, stop, task: Mutex::new(Some(task)) })
+    }
+
+    /// Why seeds could not be reached when they were last tried: names that lead nowhere, addresses that
+    /// do not answer, members that refuse us. Empty when all is well, or nothing was tried yet.
+    pub fn seed_errors(&self) -> Vec<Error> {
+        let found = self.seeds.borrow().clone();
+        let nowhere = found.unresolved.into_iter().map(|(seed, why)| {
+            Error::new(ErrorKind::UNAVAILABLE, format!("seed {seed} does not resolve: {why}"))
+        });
+        let failed = found.addresses.into_iter().filter_map(|addr| self.transport.last_failure(addr));
+        nowhere.chain(failed).collect()
     }
 
     /// The members that live, ourselves included, sorted by id; told of every change.
@@ -255,12 +270,14 @@ struct Shell {
     live: watch::Sender<Arc<Vec<Node>>>,
     views: watch::Sender<Arc<Vec<MemberView>>>,
     config: MembershipConfig,
+    found: watch::Sender<seeds::Found>,
 }
 
 impl Shell {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let (found, seeds) = watch::channel(Vec::new());
-        let resolver = seeds::resolve(self.config.seeds.clone(), self.config.reunite_every, found);
+        let seeds = self.found.subscribe();
+        let resolver =
+            seeds::resolve(self.config.seeds.clone(), self.config.reunite_every, self.found.clone());
         tokio::pin!(resolver);
         let mut reunite = seeds::Rounds::new(Instant::now(), self.config.reunite_every);
         let mut show = Instant::now() + self.config.probe_period;
@@ -286,7 +303,7 @@ impl Shell {
             let mut effects = Effects::default();
             self.core.fire(now, &mut effects);
             if now >= reunite.next {
-                let seeds = seeds.borrow().clone();
+                let seeds = seeds.borrow().addresses.clone();
                 self.core.announce(now, &seeds, &mut effects);
                 reunite.step(now, self.live.borrow().len() <= 1);
             }

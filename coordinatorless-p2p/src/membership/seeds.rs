@@ -21,6 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The first wait after a failure; doubled up to the ordinary period.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 
+/// Where the seeds are, and which names lead nowhere.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) unresolved: Vec<(String, String)>,
+}
+
 /// Whether `seed` has the form `host:port`.
 ///
 /// # Errors
@@ -43,25 +50,21 @@ pub(super) fn check(seed: &str) -> Result<()> {
 }
 
 /// Resolves `seeds` again and again and tells `found`.
-pub(super) async fn resolve(
-    seeds: Vec<String>,
-    period: Duration,
-    found: watch::Sender<Vec<SocketAddr>>,
-) -> Infallible {
+pub(super) async fn resolve(seeds: Vec<String>, period: Duration, found: watch::Sender<Found>) -> Infallible {
     let mut wait = FIRST_WAIT.min(period);
     loop {
         let mut addresses = Vec::new();
-        let mut failed = false;
+        let mut unresolved = Vec::new();
         for seed in &seeds {
             match timeout(PATIENCE, tokio::net::lookup_host(seed.as_str())).await {
                 Ok(Ok(resolved)) => addresses.extend(resolved),
                 Ok(Err(error)) => {
-                    failed = true;
                     tracing::debug!(seed, %error, "seed does not resolve");
+                    unresolved.push((seed.clone(), error.to_string()));
                 }
                 Err(_) => {
-                    failed = true;
                     tracing::debug!(seed, "seed does not resolve in time");
+                    unresolved.push((seed.clone(), format!("no answer within {PATIENCE:?}")));
                 }
             }
         }
@@ -75,10 +78,14 @@ pub(super) async fn resolve(
             }
             addresses.truncate(MAX_ADDRESSES);
         }
-        // What resolved before is better than nothing while the name server is away.
-        if !addresses.is_empty() || !failed {
-            found.send_replace(addresses);
-        }
+        let failed = !unresolved.is_empty();
+        found.send_modify(|found| {
+            // What resolved before is better than nothing while the name server is away.
+            if !addresses.is_empty() || !failed {
+                found.addresses = addresses;
+            }
+            found.unresolved = unresolved;
+        });
         wait = if failed { (wait * 2).min(period) } else { period };
         sleep(wait).await;
     }
@@ -135,13 +142,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_stops_resolving_keeps_its_last_addresses() {
-        let (found, mut seen) = watch::channel(vec!["10.0.0.1:1".parse().unwrap()]);
+        let before = Found { addresses: vec!["10.0.0.1:1".parse().unwrap()], unresolved: Vec::new() };
+        let (found, mut seen) = watch::channel(before);
         let bad = resolve(vec!["no-such-host.invalid:1".into()], Duration::from_secs(1), found);
         tokio::select! {
             never = bad => match never {},
-            _ = seen.changed() => panic!("addresses were forgotten: {:?}", *seen.borrow()),
-            () = sleep(Duration::from_millis(300)) => {}
+            there = seen.wait_for(|found| !found.unresolved.is_empty()) => assert!(there.is_ok()),
+            () = sleep(2 * PATIENCE) => panic!("nobody says that the name leads nowhere"),
         }
-        assert_eq!(seen.borrow().len(), 1);
+        assert_eq!(seen.borrow().addresses.len(), 1);
+        assert_eq!(seen.borrow().unresolved[0].0, "no-such-host.invalid:1");
     }
 }

@@ -202,6 +202,9 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
         ("served", units::bytes(status.served_bytes)),
     ];
     let mut text: String = rows.iter().map(|(what, value)| format!("{what:<11} {value}\n")).collect();
+    if let Some(lonely) = lonely(status) {
+        text += &format!("\n{lonely}\n");
+    }
     let running: Vec<_> = status.pulls.iter().filter(|p| !p.phase.is_over()).collect();
     if !running.is_empty() {
         let rows = running
@@ -217,6 +220,15 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
         text += &format!("\n{}\n", table(&header, &[2, 3, 4], rows, width));
     }
     format!("{text}\n{}", artifacts(&status.artifacts, width))
+}
+
+/// Why a node has no company, where it was told of others and the reason is known.
+pub fn lonely(status: &Status) -> Option<String> {
+    if status.members > 1 || status.seed_errors.is_empty() {
+        return None;
+    }
+    let reasons: Vec<String> = status.seed_errors.iter().map(|p| format!("\n  {}", p.message)).collect();
+    Some(format!("this node is alone; its seeds could not be joined when last tried:{}", reasons.concat()))
 }
 
 /// The first digits of a hash or commit; a name that is none stays whole.

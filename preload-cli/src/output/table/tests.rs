@@ -190,8 +190,7 @@ model.safetensors    4096  1.0 MiB  eeeeeeeeeeee",
     );
 }
 
-#[test]
-fn the_status_is_one_glance() {
+fn glance() -> Status {
     let fetching = PullStatus {
         total_bytes: 100 << 20,
         done_bytes: 25 << 20,
@@ -199,7 +198,8 @@ fn the_status_is_one_glance() {
         eta_seconds: Some(75.0),
         ..pull(Phase::Fetching, 0)
     };
-    let glance = Status {
+    Status {
+        seed_errors: Vec::new(),
         version: "0.1.0".to_owned(),
         node: member("node-1", true),
         members: 4,
@@ -213,9 +213,13 @@ fn the_status_is_one_glance() {
         served_bytes: 5 << 30,
         rss_bytes: 60 << 20,
         uptime_seconds: 7_500.0,
-    };
+    }
+}
+
+#[test]
+fn the_status_is_one_glance() {
     assert_shows(
-        &status(&glance, WIDTH),
+        &status(&glance(), WIDTH),
         "
 node        node-1 (abababab), zone eu-1a
 agent       0.1.0, up for 2h 05m
@@ -231,6 +235,21 @@ s3://bucket/llama  fetching  25 %  1.0 MiB/s  1m 15s
 
 nothing here yet; bring something with `preload pull REF`",
     );
+}
+
+#[test]
+fn a_lonely_node_says_why() {
+    let refused = Problem {
+        kind: "denied".to_owned(),
+        message: "cannot connect to 10.0.0.1:7581: another cluster".to_owned(),
+        advice: None,
+        retry_after_seconds: None,
+    };
+    let alone = Status { members: 1, seed_errors: vec![refused], ..glance() };
+    assert!(status(&alone, WIDTH).contains("alone"), "{}", status(&alone, WIDTH));
+    assert!(lonely(&alone).unwrap().contains("10.0.0.1:7581: another cluster"));
+    assert_eq!(lonely(&Status { members: 2, ..alone.clone() }), None);
+    assert_eq!(lonely(&Status { seed_errors: Vec::new(), ..alone }), None);
 }
 
 #[test]
