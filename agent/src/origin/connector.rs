@@ -17,6 +17,7 @@ use url::Url;
 
 use super::{
     client::{self, Client, host_key},
+    secrets::non_empty_var,
     stall::WatchedBody,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -80,9 +81,16 @@ impl Connector {
             let why = client::transport_error(&what, e);
             Error::new(ErrorKind::Denied, why.to_string())
         });
-        tokio::time::timeout(CREDENTIAL_TIMEOUT, asked)
+        let answer = tokio::time::timeout(CREDENTIAL_TIMEOUT, asked)
             .await
-            .map_err(|_| Error::new(ErrorKind::Denied, format!("{what}: no answer")))?
+            .map_err(|_| Error::new(ErrorKind::Denied, format!("{what}: no answer")))??;
+        let status = answer.status();
+        // The library takes a refusal of the token for the wish to be asked without one, if it may.
+        let asks_without = status == StatusCode::FORBIDDEN && non_empty_var("AWS_IMDSV1_FALLBACK").is_some();
+        if status.is_success() || asks_without {
+            return Ok(answer);
+        }
+        Err(Error::new(ErrorKind::Denied, format!("{what}: the answer is {status}")))
     }
 }
 

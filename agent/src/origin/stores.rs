@@ -117,7 +117,8 @@ pub(super) fn s3(config: &S3Config, bucket: &str, ways: Ways) -> Result<Store> {
         objects: Arc::new(objects),
         host,
         credentials,
-        advice: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or origins.s3.anonymous for a public bucket",
+        advice: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; to read a public bucket anonymously \
+                 set origins.s3.anonymous or AWS_SKIP_SIGNATURE=true",
     })
 }
 
