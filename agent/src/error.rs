@@ -99,6 +99,18 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
     let hub = about(&["hf://", "hub ", "Hub "]);
     let bucket = about(&["s3://", "gs://", "az://", "abfs://", "bucket"]);
     match kind {
+        ErrorKind::NotFound if about(&["not here", "on this node"]) => {
+            Some("bring it first with `preload pull`; `preload ls` lists what is here")
+        }
+        ErrorKind::NotFound if about(&["live member has the manifest"]) => {
+            Some("a manifest goes with its data: pull the model by the reference it came from")
+        }
+        ErrorKind::NotFound if about(&["live member"]) => {
+            Some("`preload members` lists the members that live, with their names and zones")
+        }
+        ErrorKind::NotFound if about(&["matches the patterns"]) => {
+            Some("`preload plan` lists the files that are there")
+        }
         ErrorKind::NotFound if hub => Some(
             "check organisation, name and revision; without a token the Hub also hides private and gated repositories",
         ),
@@ -108,9 +120,13 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
         ErrorKind::NotFound if about(&["pull ", "warm"]) => {
             Some("the list of pulls and warm-ups shows those that run or ended lately")
         }
-        ErrorKind::NotFound if about(&["not here", "artifact"]) => {
+        ErrorKind::NotFound if about(&["artifact"]) => {
             Some("bring it first with `preload pull`; `preload ls` lists what is here")
         }
+        ErrorKind::NotFound if about(&["http://", "https://"]) => {
+            Some("check the URL; a folder ends with a slash and needs an `emberline-files.json`")
+        }
+        ErrorKind::NotFound if about(&["/"]) => Some("check the path, as the node that pulls sees it"),
         ErrorKind::Denied if about(&["pinned", "leased", "in use"]) => {
             Some("unpin it or wait for its readers, or remove it with `--force`")
         }
@@ -190,6 +206,12 @@ mod tests {
             (ErrorKind::Denied, "s3://bucket/x: 403", "credentials"),
             (ErrorKind::Denied, "artifact 3fa9 is pinned", "--force"),
             (ErrorKind::NotFound, "artifact s3x is not here", "preload pull"),
+            (ErrorKind::NotFound, "s3://bucket/x is not on this node", "preload pull"),
+            (ErrorKind::NotFound, "no live member is called \"gpu-9\"", "preload members"),
+            (ErrorKind::NotFound, "no live member has the manifest ember://00", "reference"),
+            (ErrorKind::NotFound, "no file of s3://b/p matches the patterns (3 files there)", "preload plan"),
+            (ErrorKind::NotFound, "https://host/x: 404", "URL"),
+            (ErrorKind::NotFound, "/models/x: No such file or directory", "path"),
             (ErrorKind::Full, "pull of 9 GiB", "quota_bytes"),
         ];
         for (kind, message, expected) in cases {

@@ -6,7 +6,10 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 use crate::config::{Config, ConfigSources, DEFAULT_FILE, Flag};
 
@@ -14,7 +17,7 @@ use crate::config::{Config, ConfigSources, DEFAULT_FILE, Flag};
 #[derive(Debug, Clone, Default, Args)]
 pub struct AgentFlags {
     /// Configuration file; /etc/emberline/agent.toml if it is there.
-    #[arg(long, value_name = "FILE", env = "EMBERLINE_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "EMBERLINE_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub config: Option<PathBuf>,
     /// Where to listen for HTTP.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -85,7 +88,9 @@ impl AgentFlags {
             one("--log-level", "log.level", self.log_level),
         ];
         let default_file = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
-        ConfigSources::of_process(self.config.or_else(default_file), flags.into_iter().flatten().collect())
+        // An empty variable is one that is not set.
+        let named = self.config.filter(|file| !file.as_os_str().is_empty());
+        ConfigSources::of_process(named.or_else(default_file), flags.into_iter().flatten().collect())
     }
 }
 
@@ -111,6 +116,15 @@ mod tests {
     struct Line {
         #[command(flatten)]
         flags: AgentFlags,
+    }
+
+    #[test]
+    fn an_empty_name_of_a_configuration_is_none() {
+        let line = Line::try_parse_from(["agent", "--config", ""]).unwrap();
+        let default = Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
+        assert_eq!(line.flags.sources(Places::default()).file, default);
+        let line = Line::try_parse_from(["agent", "--config", "/x.toml"]).unwrap();
+        assert_eq!(line.flags.sources(Places::default()).file, Some(PathBuf::from("/x.toml")));
     }
 
     #[test]

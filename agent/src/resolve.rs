@@ -206,17 +206,7 @@ impl Resolver {
 
     fn listing(&self, name: &str) -> Arc<OnceCell<Arc<Blueprint>>> {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if listings.len() >= LISTINGS_MAX {
-            listings.retain(|_, l| l.began.elapsed() < FRESH);
-        }
-        // A flight still under way is joined however old it is.
-        let usable = |l: &&Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
-        if let Some(listing) = listings.get(name).filter(usable) {
-            return listing.cell.clone();
-        }
-        let cell = Arc::new(OnceCell::new());
-        listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone() });
-        cell
+        join_listing(&mut listings, name, LISTINGS_MAX)
     }
 
     /// Forgets whatever was listed.
@@ -284,6 +274,30 @@ impl Resolver {
     }
 }
 
+/// The flight for `name` that is under way or has landed lately, else a new one. At most `max` are
+/// remembered: the oldest goes, which at worst costs its origin a listing more.
+fn join_listing(
+    listings: &mut HashMap<String, Listing>,
+    name: &str,
+    max: usize,
+) -> Arc<OnceCell<Arc<Blueprint>>> {
+    // A flight still under way is joined however old it is.
+    let usable = |l: &Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
+    if let Some(listing) = listings.get(name).filter(|l| usable(l)) {
+        return listing.cell.clone();
+    }
+    if listings.len() >= max {
+        listings.retain(|_, l| usable(l));
+    }
+    while listings.len() >= max.max(1) {
+        let oldest = listings.iter().min_by_key(|(_, l)| l.began).map(|(name, _)| name.clone());
+        oldest.map(|name| listings.remove(&name));
+    }
+    let cell = Arc::new(OnceCell::new());
+    listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone() });
+    cell
+}
+
 /// Reads the headers that the layout needs, and cuts.
 async fn cut(origin: &dyn Origin, snapshot: Snapshot) -> Result<Blueprint> {
     if snapshot.files.is_empty() {
@@ -308,5 +322,21 @@ async fn cut(origin: &dyn Origin, snapshot: Snapshot) -> Result<Blueprint> {
         while let Some((file, header)) = reads.try_next().await? {
             cutting.supply(file, &header)?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_references_is_remembered_within_bounds_and_the_newest_is_joined() {
+        let mut listings = HashMap::new();
+        for n in 0..100 {
+            join_listing(&mut listings, &format!("https://host/{n}"), 8);
+            assert!(listings.len() <= 8, "{} after {n}", listings.len());
+        }
+        let newest = join_listing(&mut listings, "https://host/99", 8);
+        assert!(Arc::ptr_eq(&newest, &join_listing(&mut listings, "https://host/99", 8)));
     }
 }
