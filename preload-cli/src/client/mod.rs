@@ -15,9 +15,11 @@ use emberline_agent::{
         VerifyReport, WarmRequest, WarmStatus,
     },
     error::ErrorKind,
+    expose::http::STARTING_HEADER,
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 pub use self::follow::Job;
@@ -30,6 +32,10 @@ pub const DEFAULT_AGENT: &str = "http://127.0.0.1:7580";
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent that says it is starting is given to be there.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is asked meanwhile.
+const START_POLL: Duration = Duration::from_millis(200);
 /// How long an answer may take that needs neither origin nor disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -48,16 +54,17 @@ struct Verify<'a> {
 }
 
 impl Client {
-    /// A client for the agent at `base`; nothing is contacted yet.
+    /// A client for the agent at `base`, a URL or `host:port`; nothing is contacted yet.
     ///
     /// # Errors
-    /// `Invalid` when `base` is no `http://` or `https://` URL.
+    /// `Invalid` when `base` is no address of HTTP.
     pub fn new(base: &str, token: Option<String>) -> Result<Self> {
         let wrong = |why: &str| {
             Failure::new(ErrorKind::Invalid, format!("agent address {base:?} {why}"))
                 .advice(format!("write it as {DEFAULT_AGENT}"))
         };
-        let base = Url::parse(base).map_err(|e| wrong(&format!("is no URL: {e}")))?;
+        let with_scheme = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+        let base = Url::parse(&with_scheme).map_err(|e| wrong(&format!("is no URL: {e}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(wrong("is no http:// or https:// URL with a host"));
         }
@@ -200,9 +207,25 @@ impl Client {
         self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
+    /// Sends; once more and again while the agent is only starting.
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+        let began = Instant::now();
+        let mut next = Some(request);
+        loop {
+            let Some(request) = next.take() else {
+                return Err(Failure::internal("a request that cannot be sent twice"));
+            };
+            next = request.try_clone();
+            let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            let starting = response.headers().contains_key(STARTING_HEADER);
+            if !starting || next.is_none() || began.elapsed() > START_PATIENCE {
+                return Err(self.refusal(response).await);
+            }
+            sleep(START_POLL).await;
+        }
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>> {

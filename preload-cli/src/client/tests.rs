@@ -47,6 +47,31 @@ fn event(name: &str, status: &PullStatus) -> String {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_starting_is_waited_for() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let answer = move || async move {
+        let problem = Problem::from(&Error::new(ErrorKind::UNAVAILABLE, "the agent is still starting"));
+        match counter.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => {
+                (StatusCode::SERVICE_UNAVAILABLE, [(STARTING_HEADER, "1")], Json(problem)).into_response()
+            }
+            _ => Json(Vec::<Member>::new()).into_response(),
+        }
+    };
+    let client = serve(Router::new().route("/v1/members", get(answer))).await;
+    assert!(client.members().await.unwrap().is_empty());
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn an_address_without_a_scheme_is_one_of_http() {
+    for address in ["127.0.0.1:7580", "localhost:7580", "[::1]:7580", "node-a:7580"] {
+        assert_eq!(Client::new(address, None).unwrap().base().scheme(), "http", "{address}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_lasts_needs_no_poll() {
     let body = event("progress", &pull(Phase::Fetching, 10)) + &event("end", &pull(Phase::Complete, 100));
     let routes = Router::new().route("/v1/pulls/p1/events", get(move || async move { body }));

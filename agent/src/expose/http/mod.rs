@@ -28,7 +28,7 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
-    http::{Method, StatusCode},
+    http::{HeaderName, HeaderValue, Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -51,6 +51,9 @@ pub use self::server::serve;
 /// How long a request may take until its answer begins. Streams, waits for a pull, plans and
 /// verification take as long as they take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A header of answers that say only that the agent is still starting: nothing was done, ask again.
+pub const STARTING_HEADER: &str = "x-emberline-starting";
 
 /// The agent behind the door, which may still be starting: opening a large store takes a while, and
 /// until then `/healthz` says yes, `/readyz` no, and everything else 503.
@@ -81,9 +84,12 @@ struct Door {
 }
 
 impl Door {
-    fn agent(&self) -> Result<&Agent> {
+    fn agent(&self) -> Result<&Agent, Failure> {
         let starting = ErrorKind::Unavailable { retry_after: Some(Duration::from_secs(1)) };
-        self.agent.0.get().ok_or_else(|| Error::new(starting, "the agent is still starting"))
+        self.agent.0.get().ok_or_else(|| {
+            Failure::from(Error::new(starting, "the agent is still starting"))
+                .header(HeaderName::from_static(STARTING_HEADER), HeaderValue::from_static("1"))
+        })
     }
 }
 
