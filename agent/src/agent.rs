@@ -157,16 +157,16 @@ impl Agent {
     ///
     /// # Errors
     /// `Invalid` for a selector that names nobody or more than one way.
-    pub fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(request)
+    pub async fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+        self.inner.warms.start(request).await
     }
 
     /// Warms for an autoscaler.
     ///
     /// # Errors
     /// As [`warm`](Self::warm).
-    pub fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(Warms::of_hook(hook)?)
+    pub async fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
+        self.inner.warms.start(Warms::of_hook(hook)?).await
     }
 
     /// Every warm-up that is running or ended lately, oldest first.

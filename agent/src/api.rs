@@ -236,7 +236,8 @@ pub struct Selector {
     /// Every live member.
     #[serde(default)]
     pub all: bool,
-    /// This many, chosen by the ring, those that have most of it first.
+    /// This many: those that have most of it, among equals those that the ring names for it, so that asking
+    /// again means the same ones.
     #[serde(default)]
     pub nodes: Option<usize>,
     /// Every live member of this zone.

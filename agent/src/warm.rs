@@ -4,12 +4,13 @@
 //! pull; this one only asks, follows, and takes the job back if told so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use coordinatorless_p2p::{Node, NodeId};
+use coordinatorless_p2p::{ChunkStore, Node, NodeId};
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,6 +30,10 @@ use crate::{
 const JOBS_MAX: usize = 256;
 /// How often each node is asked how it is getting on.
 const POLL_EVERY: Duration = Duration::from_millis(250);
+/// How long it may take to learn who has how much before nodes are chosen without knowing.
+const LOOK_DEADLINE: Duration = Duration::from_secs(8);
+/// Nodes asked for that at a time.
+const LOOKS_AT_ONCE: usize = 64;
 /// How long a node has to answer one question.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// A node that does not answer for this long has failed.
@@ -57,11 +62,11 @@ impl Warms {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn start(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+    pub(crate) async fn start(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-        let nodes = choose(&self.pulls, &request.selector, &reference)?;
+        let nodes = choose(&self.pulls, &request.selector, &reference).await?;
         let min_ready = request.min_ready.unwrap_or(nodes.len());
         if min_ready > nodes.len() {
             let text = format!("{min_ready} nodes shall be ready but only {} are chosen", nodes.len());
@@ -153,7 +158,7 @@ fn fresh_node(node: &Node) -> WarmNode {
 }
 
 /// The live members that a selector means.
-fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
+async fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
     let live = pulls.engine.cluster.membership().watch().borrow().clone();
     let ways = [selector.all, selector.nodes.is_some(), selector.zone.is_some(), !selector.ids.is_empty()];
     if ways.iter().filter(|w| **w).count() != 1 {
@@ -173,11 +178,35 @@ fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Result<V
             let text = format!("{count} nodes are asked for, {} are alive", live.len());
             return Err(Error::new(ErrorKind::Invalid, text));
         }
+        let held =
+            tokio::time::timeout(LOOK_DEADLINE, held_chunks(pulls, reference)).await.unwrap_or_default();
         let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
-        let chosen = pulls.engine.cluster.ring().owners(&key, count);
+        let chosen = richest(pulls.engine.cluster.ring().owners(&key, live.len()), &held, count);
         return Ok(live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect());
     }
     selector.ids.iter().map(|text| by_name(&live, text)).collect()
+}
+
+/// Those that have most, then those that come first in `ranked`.
+fn richest(mut ranked: Vec<NodeId>, held: &HashMap<NodeId, u32>, count: usize) -> Vec<NodeId> {
+    ranked.sort_by_key(|id| std::cmp::Reverse(held.get(id).copied().unwrap_or(0)));
+    ranked.truncate(count);
+    ranked
+}
+
+/// How many chunks of what `reference` means now the nodes have that take part in its swarm. Nodes that
+/// do not answer have none; when the reference cannot be resolved, nobody has.
+async fn held_chunks(pulls: &Pulls, reference: &Reference) -> HashMap<NodeId, u32> {
+    let engine = &pulls.engine;
+    let Ok(resolved) = engine.resolver.resolve(reference, None).await else { return HashMap::new() };
+    let swarm = resolved.blueprint.swarm_id();
+    let here = engine.store.inventory(swarm).map_or(0, |inventory| inventory.held.len());
+    let asked = engine.cluster.participants(swarm).await.into_iter().map(|id| async move {
+        let presence = engine.cluster.call(id, Service::Presence.number(), &swarm.0, ASK_DEADLINE).await;
+        (id, presence.map_or(0, |bits| bits.iter().map(|byte| byte.count_ones()).sum()))
+    });
+    let held = futures::stream::iter(asked).buffer_unordered(LOOKS_AT_ONCE);
+    held.chain(futures::stream::iter([(engine.cluster.id(), here)])).collect().await
 }
 
 fn by_name(live: &[Node], text: &str) -> Result<Node> {
@@ -348,4 +377,19 @@ async fn ask(pulls: &Pulls, node: NodeId, service: Service, id: &str) -> Result<
     }
     let status = pulls.watch(id)?.borrow().clone();
     Ok(to_json(&status)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_have_most_come_first_then_those_the_ring_names() {
+        let [a, b, c, d] = [1, 2, 3, 4].map(|n| NodeId([n; 16]));
+        let ring = vec![a, b, c, d];
+        assert_eq!(richest(ring.clone(), &HashMap::new(), 2), [a, b]);
+        let held = HashMap::from([(c, 10), (d, 100), (a, 0)]);
+        assert_eq!(richest(ring.clone(), &held, 3), [d, c, a]);
+        assert_eq!(richest(ring, &held, 4).len(), 4);
+    }
 }

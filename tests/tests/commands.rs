@@ -6,7 +6,7 @@ use std::{io::Read, path::Path, process::Stdio};
 use emberline_tests::{
     agent_process::AgentProcess,
     client::AgentClient,
-    cluster::Cluster,
+    cluster::{Cluster, fresh_secret},
     command::{answers, command, ends_with, fails, preload, succeeds},
     model::sha256,
     site::{PATIENCE, Site},
@@ -304,6 +304,71 @@ async fn with_join_preload_takes_from_the_swarm_what_it_holds() {
     assert!(cost * 20 < site.model().bytes(), "joining cost the origin {cost} bytes");
     // It has left again, and said so.
     cluster.wait_formed(2).await.expect("two are left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn join_with_a_foreign_secret_is_refused_and_says_so() {
+    let site = Site::unpaced(1).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let (reference, member) = (site.reference(), cluster.agents()[0].quic().to_string());
+    let secret = cluster.home().join("foreign");
+    fresh_secret(&secret).expect("written");
+    let (secret, home) = (secret.display().to_string(), cluster.home().to_owned());
+    apart(move || {
+        let data = home.join("joined").display().to_string();
+        let args =
+            ["pull", &reference, "--join", &member, "--secret-file", &secret, "--data-dir", &data, "--quiet"];
+        let refused = preload(&[], &args);
+        ends_with(&refused, 4, &member);
+        ends_with(&refused, 4, "--secret-file");
+        // Nobody there is another thing: it may come, and until then one goes on alone.
+        let nobody = ["pull", &reference, "--join", "127.0.0.1:9", "--data-dir", &data];
+        assert!(preload(&[], &nobody).status.success());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_without_credentials_names_those_it_wants_and_how_to_go_without() {
+    // Whoever answers there has no credentials to give, like the metadata service of a plain machine.
+    let site = Site::unpaced(1).await;
+    let metadata = site.relay().url();
+    apart(move || {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let data = home.path().display().to_string();
+        for metadata in [metadata.as_str(), "http://127.0.0.1:9"] {
+            let env = [("AWS_METADATA_ENDPOINT", metadata), ("AWS_ENDPOINT_URL", "http://127.0.0.1:10")];
+            let refused = preload(&env, &["pull", "s3://models/llama", "--data-dir", &data]);
+            for words in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "anonymous"] {
+                ends_with(&refused, 4, words);
+            }
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(said.matches("AWS_SECRET_ACCESS_KEY").count(), 1, "said twice: {said}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_of_nodes_means_those_that_have_it_first() {
+    let (site, cluster) = fleet().await;
+    for (n, holder) in cluster.agents().iter().enumerate() {
+        site.is_whole(&site.pull(holder).await);
+        let (agent, reference, name) = (holder.client().clone(), site.reference(), holder.name().to_owned());
+        let id = agent.status().await.expect("alive").artifacts[0].swarm.clone();
+        let asked = cluster.agents()[(n + 1) % 3].client().clone();
+        apart(move || {
+            // Asked for by address alone.
+            let address = asked.base().trim_start_matches("http://").to_owned();
+            let args = ["warm", &reference, "--nodes", "1", "--wait", "--json", "--agent", &address];
+            let output = preload(&[], &args);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let status: Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+            assert_eq!(status["nodes"][0]["name"].as_str(), Some(name.as_str()), "{status}");
+            succeeds(&agent, &["rm", &id]);
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,7 +61,7 @@ struct Whom {
     /// Every live member.
     #[arg(long)]
     all: bool,
-    /// So many, those that have most of it first.
+    /// So many: those that have most of it, then those the ring names for it.
     #[arg(long, value_name = "COUNT")]
     nodes: Option<NonZeroUsize>,
     /// Every live member of this zone.
