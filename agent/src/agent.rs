@@ -10,8 +10,7 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ChunkSet, ChunkStore, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId,
-    NodeKey, SwarmId,
+    ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey, SwarmId,
     cluster::{Cluster, ClusterConfig, Observer, Parts, Work},
     transport::{
         Transport,
@@ -29,16 +28,16 @@ use crate::{
     config::{ClusterSettings, Config},
     engine::Engine,
     error::{Error, ErrorKind, Result},
-    fetch,
     host::AgentHost,
-    manifest::Blueprint,
     metrics,
     origin::Origins,
     plan,
     pulls::Pulls,
     reference::Reference,
     resolve::Resolver,
-    store::{self, Lease, OpenedFile, Store},
+    store::{self, OpenedFile, Store},
+    upkeep::Upkeep,
+    verify,
     warm::Warms,
 };
 
@@ -52,6 +51,7 @@ struct Inner {
     engine: Arc<Engine>,
     pulls: Arc<Pulls>,
     warms: Warms,
+    upkeep: Upkeep,
     config: Config,
 }
 
@@ -80,7 +80,7 @@ impl Agent {
         let origins = Origins::new(config.origins.clone())?;
         let identity = Arc::new(identity(&config)?);
         let listen = config.cluster.listen;
-        let transport = QuicTransport::bind(listen, identity, QuicConfig::default())?;
+        let transport = QuicTransport::bind(listen, identity.clone(), QuicConfig::default())?;
         let me = describe(&config.cluster, transport.id(), transport.local_addr())?;
         tracing::info!(node = %me.id, name = %me.name, addr = %me.addr, zone = %me.zone, "this node");
         let transport: Arc<dyn Transport> = transport;
@@ -111,7 +111,8 @@ impl Agent {
         });
         let engine = pulls.engine.clone();
         let warms = Warms::new(pulls.clone());
-        let inner = Arc::new(Inner { engine, pulls, warms, config });
+        let upkeep = Upkeep::start(engine.clone(), identity, &config.store);
+        let inner = Arc::new(Inner { engine, pulls, warms, upkeep, config });
         Ok(Self { inner })
     }
 
@@ -237,56 +238,7 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here.
     pub async fn verify(&self, named: &str, repair: bool) -> Result<VerifyReport> {
-        let began = Instant::now();
-        let swarm = self.inner.find(named)?;
-        let lease = self.inner.engine.store.lease(swarm)?;
-        let missing = || Error::new(ErrorKind::NotFound, format!("{named} is not on this node"));
-        let blueprint = self.inner.engine.store.blueprint(swarm).ok_or_else(missing)?;
-        let (held, bytes) = {
-            let held = self.inner.engine.store.inventory(swarm)?.held;
-            let lens = blueprint.chunk_lens();
-            let bytes = held.iter().map(|c| u64::from(lens[c as usize])).sum();
-            (held, bytes)
-        };
-        let corrupt = self.inner.engine.store.verify(swarm, &|_| {}).await?;
-        for chunk in &corrupt {
-            metrics::corrupt_chunk(metrics::Found::Disk);
-            tracing::error!(artifact = named, path = chunk.path, offset = chunk.offset, "rot on disk");
-        }
-        let mut report = VerifyReport {
-            reference: named.to_owned(),
-            chunks: held.len().into(),
-            bytes,
-            repaired: 0,
-            seconds: 0.0,
-            corrupt,
-        };
-        if repair {
-            self.repair(&lease, &blueprint).await?;
-            report.repaired = report.corrupt.len() as u64;
-        }
-        report.seconds = began.elapsed().as_secs_f64();
-        Ok(report)
-    }
-
-    /// Fetches whatever a wanted file lacks, found rotten now or earlier, and publishes it again.
-    async fn repair(&self, lease: &Lease, blueprint: &Blueprint) -> Result<()> {
-        let store = &self.inner.engine.store;
-        let wanted = store.wanted(lease.swarm);
-        let held = store.inventory(lease.swarm)?.held;
-        let mut lacking = ChunkSet::new(blueprint.chunk_count());
-        fetch::wanted_chunks(blueprint, &wanted).iter().filter(|c| !held.contains(*c)).for_each(|c| {
-            lacking.insert(c);
-        });
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        fetch::refetch(&self.inner.engine, lease, lacking).await?;
-        for &file in &wanted {
-            store.publish_file(lease.swarm, file).await?;
-        }
-        store.publish(lease.swarm, &wanted).await?;
-        Ok(())
+        verify::verify(&self.inner.engine, self.inner.find(named)?, repair).await
     }
 
     /// Keeps an artifact from eviction, or lets it go.
@@ -375,8 +327,10 @@ impl Agent {
     /// Stops accepting, drains until `deadline`, says goodbye, syncs.
     pub async fn shutdown(&self, deadline: Duration) {
         let end = tokio::time::Instant::now() + deadline;
-        self.inner.engine.cancel.cancel();
-        let jobs = async { tokio::join!(self.inner.pulls.drain(), self.inner.warms.drain()) };
+        self.stop_jobs();
+        let jobs = async {
+            tokio::join!(self.inner.pulls.drain(), self.inner.warms.drain(), self.inner.upkeep.drain())
+        };
         let _ = tokio::time::timeout(deadline / 4, jobs).await;
         self.inner.engine.cluster.shutdown(deadline / 2).await;
         let rest = end.saturating_duration_since(tokio::time::Instant::now());

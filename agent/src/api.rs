@@ -394,7 +394,7 @@ pub struct VerifyRequest {
 /// What `verify` found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyReport {
-    /// As it was asked.
+    /// Where it came from.
     pub reference: String,
     /// Chunks re-hashed.
     pub chunks: u64,

@@ -30,4 +30,6 @@ pub mod run;
 pub mod services;
 pub mod snapshot;
 pub mod store;
+mod upkeep;
+mod verify;
 mod warm;

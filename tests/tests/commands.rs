@@ -105,6 +105,7 @@ fn all_of_it_comes_and_is_placed(
     let plan = answers(agent, &["plan", reference]);
     assert_eq!((&plan["local_bytes"], &plan["origin_bytes"]), (&plan["total_bytes"], &0.into()), "{plan}");
     let verified = answers(agent, &["verify"]);
+    assert_eq!(verified[0]["reference"].as_str(), Some(reference), "{verified}");
     assert_eq!((&verified[0]["bytes"], &verified[0]["corrupt"]), (&artifact["total_bytes"], &json!([])));
     let by_swarm = succeeds(agent, &["path", artifact["swarm"].as_str().expect("an id")]);
     assert_eq!(by_swarm, printed);

@@ -2,7 +2,12 @@
 //!
 //! Every test shows that its fault fired. Numbers in comments are those of the promises they test.
 
-use std::{os::unix::fs::FileExt, path::Path, process::Command, time::Instant};
+use std::{
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use emberline_agent::api::Phase;
 use emberline_tests::{
@@ -373,6 +378,100 @@ async fn rot_on_disk_is_found_and_fetched_again() {
 }
 
 /// Flips one bit of a file that nobody may write to.
+// 5: and by nobody's asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rot_is_found_in_the_background_and_fetched_again() {
+    let site = Site::unpaced(16).await;
+    let mut cluster = Cluster::empty().expect("a secret");
+    let agent = cluster
+        .join(|options| variable(options, "EMBERLINE_STORE__SCRUB_EVERY", "1s"))
+        .await
+        .expect("an agent");
+    let status = site.pull(agent).await;
+    let victim = status.path.expect("complete").join(weights(site.model()));
+    flip(&victim, 3 << 20);
+    let found = "emberline_corrupt_chunks_total{found=\"disk\"}";
+    until("rot", async || metric(agent, found).await >= 1.0).await;
+    let reference = site.reference();
+    until("repair", async || agent.client().path(&reference).await.is_ok()).await;
+    site.is_copy(&agent.client().path(&reference).await.expect("whole").path);
+}
+
+// 30: certificates are renewed while agents run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_used_without_a_restart() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let [old, new] = [(); 2].map(|()| Authority::new());
+    let both = [old.pem.as_str(), new.pem.as_str()].concat();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let files = CertificateFiles::write(&home.path().join("a"), &both, &old.issue(&key), &key);
+    let mut options = AgentOptions::new("renewed");
+    files.name(&mut options);
+    let renewed = AgentProcess::start(&home.path().join("a-data"), options).await.expect("an agent");
+
+    let other = rcgen::KeyPair::generate().expect("a key");
+    let strict = CertificateFiles::write(&home.path().join("b"), &new.pem, &new.issue(&other), &other);
+    let mut options = AgentOptions::new("strict");
+    strict.name(&mut options);
+    options.seeds = vec![renewed.quic()];
+    // It believes the new authority alone, so it stays outside until the other shows a new certificate.
+    let strict = AgentProcess::start(&home.path().join("b-data"), options).await.expect("an agent");
+    until("a refusal", async || !strict.client().status().await.expect("alive").seed_errors.is_empty()).await;
+    assert_eq!(strict.client().members().await.expect("alive").len(), 1);
+
+    CertificateFiles::write(&home.path().join("a"), &both, &new.issue(&key), &key);
+    until("company", async || strict.client().members().await.expect("alive").len() == 2).await;
+}
+
+/// An authority of a test's own.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("signed").pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, key: &rcgen::KeyPair) -> String {
+        let names = vec!["node.example".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).expect("a name");
+        params.extended_key_usages =
+            vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.signed_by(key, &self.issuer).expect("signed").pem()
+    }
+}
+
+/// What an agent is given instead of a secret.
+struct CertificateFiles([PathBuf; 3]);
+
+impl CertificateFiles {
+    fn write(dir: &Path, authority: &str, certificate: &str, key: &rcgen::KeyPair) -> Self {
+        std::fs::create_dir_all(dir).expect("a directory");
+        let files = ["ca.pem", "node.pem", "node.key"].map(|name| dir.join(name));
+        let contents = [authority.to_owned(), certificate.to_owned(), key.serialize_pem()];
+        for (file, content) in files.iter().zip(contents) {
+            // By rename, as those who renew certificates do it.
+            let beside = file.with_extension("new");
+            std::fs::write(&beside, content).expect("written");
+            std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600)).expect("private");
+            std::fs::rename(&beside, file).expect("renamed");
+        }
+        Self(files)
+    }
+
+    fn name(&self, options: &mut AgentOptions) {
+        for (key, file) in ["CA_FILE", "CERTIFICATE_FILE", "KEY_FILE"].iter().zip(&self.0) {
+            variable(options, &format!("EMBERLINE_CLUSTER__{key}"), file.display());
+        }
+    }
+}
+
 fn flip(path: &Path, at: u64) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("ours");

@@ -60,6 +60,11 @@ quota_bytes = 0
 high_watermark = 0.95
 # and ends at this one.
 low_watermark = 0.85
+# What is here is hashed again in the background, so many bytes a second; 0: not at all. Rot is dropped
+# and fetched again.
+scrub_bytes_per_second = "8MiB"
+# A pass over everything starts at most this often.
+scrub_every = "7days"
 
 # Where models come from. Credentials are taken from where each service's own tools look for them
 # (AWS_…, GOOGLE_APPLICATION_CREDENTIALS, AZURE_…, HF_TOKEN); they never leave this node.

@@ -117,13 +117,13 @@ impl Provider for Layer {
     }
 }
 
-/// Turns `"200GiB"` into a number under every key that ends in `_bytes`.
+/// Turns `"200GiB"` into a number under every key that ends in `_bytes` or `_bytes_per_second`.
 fn read_sizes(source: &str, prefix: &str, settings: &mut Dict) -> Result<()> {
     for (key, value) in settings {
         let path = format!("{prefix}{key}");
         match value {
             Value::Dict(_, inner) => read_sizes(source, &format!("{path}."), inner)?,
-            Value::String(_, text) if key.ends_with("_bytes") => {
+            Value::String(_, text) if key.trim_end_matches("_per_second").ends_with("_bytes") => {
                 *value = parse_size(text).map(Value::from).ok_or_else(|| {
                     let message = format!("`{path}` in {source}: {text:?} is not a size such as \"200GiB\"");
                     Error::new(ErrorKind::Invalid, message)

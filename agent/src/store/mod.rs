@@ -83,11 +83,22 @@ pub struct StoreConfig {
     pub high_watermark: f64,
     /// And ends at this one.
     pub low_watermark: f64,
+    /// How fast a background pass re-hashes what is here; 0: there is none.
+    pub scrub_bytes_per_second: u64,
+    /// Such a pass starts at most this often.
+    #[serde(with = "humantime_serde")]
+    pub scrub_every: Duration,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { quota_bytes: 0, high_watermark: 0.95, low_watermark: 0.85 }
+        Self {
+            quota_bytes: 0,
+            high_watermark: 0.95,
+            low_watermark: 0.85,
+            scrub_bytes_per_second: 8 << 20,
+            scrub_every: Duration::from_secs(7 * 24 * 3600),
+        }
     }
 }
 

@@ -23,7 +23,11 @@ impl Limits {
     /// # Errors
     /// `Invalid` for a quota larger than the disk, or watermarks that are not 0 < low ≤ high ≤ 1.
     pub(super) fn new(config: &StoreConfig, disk_bytes: u64) -> Result<Self> {
-        let StoreConfig { quota_bytes, high_watermark: high, low_watermark: low } = *config;
+        let StoreConfig { quota_bytes, high_watermark: high, low_watermark: low, scrub_every, .. } = *config;
+        if scrub_every.is_zero() {
+            let text = "store.scrub_every must be more than nothing; store.scrub_bytes_per_second = 0 ends the scrub";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
         if !(low > 0.0 && low <= high && high <= 1.0) {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -201,6 +205,7 @@ mod tests {
             quota_bytes,
             high_watermark,
             low_watermark,
+            ..StoreConfig::default()
         };
         assert_eq!(Limits::new(&config(0, 0.85, 0.95), 1000).unwrap().quota_bytes, 900);
         assert_eq!(Limits::new(&config(1000, 0.85, 0.95), 1000).unwrap().high_bytes, 950);

@@ -78,7 +78,8 @@ async fn four(dir: &std::path::Path) -> (Store, Vec<TestArtifact>) {
 
 /// Evicts no more than it must.
 async fn full(dir: &std::path::Path, quota_bytes: u64) -> Store {
-    let config = StoreConfig { quota_bytes, high_watermark: 1.0, low_watermark: 1.0 };
+    let config =
+        StoreConfig { quota_bytes, high_watermark: 1.0, low_watermark: 1.0, ..StoreConfig::default() };
     Store::open(dir.to_owned(), config).await.unwrap()
 }
 
