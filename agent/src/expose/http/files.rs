@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, IntoResponses};
 
 use super::{
     Door,
@@ -49,21 +49,40 @@ impl From<NamedQuery> for Named {
     }
 }
 
+/// The answers to a question for a file, as `/openapi.json` tells them.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a description, never a value")]
+enum FileAnswers {
+    /// The whole file.
+    #[response(status = 200, content_type = "application/octet-stream")]
+    Whole(Vec<u8>),
+    /// The part, or several as multipart/byteranges.
+    #[response(status = 206)]
+    Part,
+    /// The client has this version.
+    #[response(status = 304)]
+    Unchanged,
+    /// No such artifact or file.
+    #[response(status = 404)]
+    Missing(Problem),
+    /// Not the version in If-Match.
+    #[response(status = 412)]
+    Outdated(Problem),
+    /// No such part.
+    #[response(status = 416)]
+    NoSuchPart(Problem),
+    /// Not whole yet.
+    #[response(status = 503)]
+    NotWhole(Problem),
+}
+
 /// One file of an artifact, by reference.
 #[utoipa::path(
     method(get, head),
     path = "/v1/files/{*path}",
     tag = "files",
     params(("path" = String, Path, description = "path within the artifact, slashes included"), NamedQuery),
-    responses(
-        (status = 200, description = "the whole file", content_type = "application/octet-stream"),
-        (status = 206, description = "the part, or several as multipart/byteranges"),
-        (status = 304, description = "the client has this version"),
-        (status = 404, description = "no such artifact or file", body = Problem),
-        (status = 412, description = "not the version in If-Match", body = Problem),
-        (status = 416, description = "no such part", body = Problem),
-        (status = 503, description = "not whole yet", body = Problem),
-    )
+    responses(FileAnswers)
 )]
 pub(super) async fn by_reference(
     State(door): State<Door>,
@@ -84,15 +103,7 @@ pub(super) async fn by_reference(
         ("id" = String, Path, description = "swarm id or manifest hash"),
         ("path" = String, Path, description = "path within the artifact, slashes included"),
     ),
-    responses(
-        (status = 200, description = "the whole file", content_type = "application/octet-stream"),
-        (status = 206, description = "the part, or several as multipart/byteranges"),
-        (status = 304, description = "the client has this version"),
-        (status = 404, description = "no such artifact or file", body = Problem),
-        (status = 412, description = "not the version in If-Match", body = Problem),
-        (status = 416, description = "no such part", body = Problem),
-        (status = 503, description = "not whole yet", body = Problem),
-    )
+    responses(FileAnswers)
 )]
 pub(super) async fn by_artifact(
     State(door): State<Door>,
