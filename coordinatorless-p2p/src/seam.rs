@@ -38,6 +38,10 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// disk or quota is exhausted.
     async fn write(&self, swarm: SwarmId, index: u32, chunk: VerifiedChunk) -> Result<()>;
 
+    /// Whether a chunk with this hash lies on this node's disk under any artifact, so that
+    /// [`adopt`](Self::adopt) is worth its while. Answers from memory; never blocks.
+    fn knows(&self, hash: &ChunkHash) -> bool;
+
     /// Takes the chunk with this hash from another artifact on this node's disk, by reflink or
     /// copy, re-hashed on the way. True if it is here now.
     ///

@@ -60,6 +60,10 @@ impl ChunkStore for Corrupting {
         self.store.write(swarm, index, chunk).await
     }
 
+    fn knows(&self, hash: &ChunkHash) -> bool {
+        self.store.knows(hash)
+    }
+
     async fn adopt(&self, swarm: SwarmId, index: u32, hash: ChunkHash) -> Result<bool> {
         self.store.adopt(swarm, index, hash).await
     }

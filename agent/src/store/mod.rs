@@ -7,6 +7,7 @@
 //!                            /files/…     whole files, 0444, never written again
 //!                            /manifest    once every chunk hash is known
 //! <data>/index.redb                       presence, pins, use: committed behind the data
+//! <data>/manifests/<swarm id>            manifests kept for others, whose data may be elsewhere
 //! <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use: a link to `files/`
 //! ```
 //!
@@ -27,6 +28,7 @@ mod disk;
 mod fault;
 mod index;
 mod journal;
+mod kept;
 mod leftovers;
 mod links;
 mod lock;
@@ -37,9 +39,10 @@ mod recover;
 mod resident;
 mod shelf;
 mod space;
+mod twin;
 mod verify;
 
-pub use self::opened::OpenedFile;
+pub use self::{kept::Keeping, opened::OpenedFile};
 
 use std::{
     path::PathBuf,
@@ -53,6 +56,7 @@ use coordinatorless_p2p::{ChunkHash, ChunkStore, Inventory, SwarmId, VerifiedChu
 
 use self::{
     artifact::{Artifact, FileState},
+    kept::Kept,
     lock::DirLock,
     shelf::{Shelf, disk_space},
     space::Limits,
@@ -60,7 +64,7 @@ use self::{
 use crate::{
     api::{ArtifactInfo, CorruptChunk},
     error::{Error, ErrorKind, IoContext, Result},
-    manifest::{Blueprint, Manifest},
+    manifest::{Blueprint, BlueprintFile, Manifest},
     snapshot::RelativePath,
 };
 
@@ -161,11 +165,6 @@ impl Store {
         self.blocking(move |shelf| shelf.learn_manifest(&artifact, &manifest)).await
     }
 
-    /// Whether a chunk with this hash is on this disk under any artifact.
-    pub fn knows(&self, hash: &ChunkHash) -> bool {
-        !self.shelf.holders_of(hash).is_empty()
-    }
-
     /// Checks a file whose chunks are all here against the origin's digest, syncs it, makes it
     /// 0444 and gives it its path. True if it was not published before.
     ///
@@ -203,6 +202,49 @@ impl Store {
             state.all_hashes()?
         };
         Manifest::new((*artifact.blueprint).clone(), hashes).ok().map(Arc::new)
+    }
+
+    /// Keeps an encoded manifest for other nodes, as a home of its swarm. It is not believed here.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no manifest; those of the file system.
+    pub async fn keep_manifest(&self, encoded: Bytes) -> Result<Keeping> {
+        self.blocking(move |shelf| shelf.keep_for_others(&encoded)).await
+    }
+
+    /// The manifest with this hash, if it is [kept](Self::keep_manifest).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn kept_manifest(&self, id: ChunkHash) -> Result<Arc<Manifest>> {
+        self.blocking(move |shelf| shelf.kept_for_others(id)).await
+    }
+
+    /// The hash of the manifest that is [kept](Self::keep_manifest) for a swarm.
+    pub fn kept_id(&self, swarm: SwarmId) -> Option<ChunkHash> {
+        self.shelf.kept_id(swarm)
+    }
+
+    /// Every manifest here, sealed or kept: its swarm and hash.
+    pub fn known_manifests(&self) -> Vec<(SwarmId, ChunkHash)> {
+        self.shelf.known_manifests()
+    }
+
+    /// The hash of the manifest of an artifact that was sealed here.
+    pub fn sealed_id(&self, swarm: SwarmId) -> Option<ChunkHash> {
+        self.shelf.artifact(swarm).ok()?.state().manifest
+    }
+
+    /// The hash of a chunk that is here.
+    pub fn hash_of(&self, swarm: SwarmId, index: u32) -> Option<ChunkHash> {
+        self.shelf.artifact(swarm).ok()?.held_hash(index)
+    }
+
+    /// The chunk hashes of a whole file on this disk that has the SHA-256 which `wanted` should have, and
+    /// is cut alike. May read files of the same size to find out.
+    pub async fn twin(&self, wanted: &BlueprintFile) -> Option<Vec<ChunkHash>> {
+        let wanted = wanted.clone();
+        self.blocking(move |shelf| Ok(shelf.twin(&wanted))).await.ok().flatten()
     }
 
     /// Finds an artifact by canonical reference (the newest version that is complete, else the
@@ -365,7 +407,8 @@ impl Shelf {
         let lock = DirLock::take(&dir.join("lock"))?;
         let limits = Limits::new(config, disk_space(&dir)?.total_bytes)?;
         let index = Self::open_index(&dir.join("index.redb"))?;
-        let shelf = Self::new(dir, limits, lock, index);
+        let kept = Kept::open(dir.join("manifests"), limits.quota_bytes)?;
+        let shelf = Self::new(dir, limits, lock, index, kept);
         shelf.recover()?;
         Ok(shelf)
     }
@@ -464,6 +507,10 @@ impl ChunkStore for Store {
     async fn write(&self, swarm: SwarmId, index: u32, chunk: VerifiedChunk) -> Result<()> {
         let artifact = self.shelf.artifact(swarm)?;
         self.blocking(move |shelf| shelf.write_chunk(&artifact, index, &chunk)).await
+    }
+
+    fn knows(&self, hash: &ChunkHash) -> bool {
+        !self.shelf.holders_of(hash).is_empty()
     }
 
     async fn adopt(&self, swarm: SwarmId, index: u32, hash: ChunkHash) -> Result<bool> {

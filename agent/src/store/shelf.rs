@@ -24,10 +24,12 @@ use super::{
     artifact::{Artifact, FileState},
     disk,
     index::Index,
+    kept::Kept,
     leftovers::Leftover,
     lock::DirLock,
     places::Places,
     space::Limits,
+    twin::Digests,
 };
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
@@ -58,6 +60,8 @@ pub(super) struct Shelf {
     pub(super) index: Mutex<Option<Index>>,
     /// To be forgotten by the index at the next commit.
     pub(super) forgotten: Mutex<Vec<SwarmId>>,
+    pub(super) kept: Kept,
+    pub(super) digests: Digests,
     pub(super) commit_turn: Mutex<()>,
     pub(super) unsynced_bytes: AtomicU64,
     /// Wakes the commit task before its time.
@@ -69,7 +73,7 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(dir: PathBuf, limits: Limits, lock: DirLock, index: Option<Index>) -> Self {
+    pub(super) fn new(dir: PathBuf, limits: Limits, lock: DirLock, index: Option<Index>, kept: Kept) -> Self {
         Self {
             dir,
             limits,
@@ -82,6 +86,8 @@ impl Shelf {
             links: Mutex::default(),
             index: Mutex::new(index),
             forgotten: Mutex::default(),
+            kept,
+            digests: Digests::default(),
             commit_turn: Mutex::default(),
             unsynced_bytes: AtomicU64::new(0),
             wake: Notify::new(),
@@ -136,7 +142,7 @@ impl Shelf {
     /// What counts against the quota now, in bytes.
     pub(super) fn used_bytes(&self) -> u64 {
         let index = self.index.lock().as_ref().map_or(0, Index::disk_bytes);
-        self.charged.lock().saturating_add(index)
+        self.charged.lock().saturating_add(index).saturating_add(self.kept.disk_bytes())
     }
 
     /// # Errors

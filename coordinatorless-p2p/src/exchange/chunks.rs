@@ -20,8 +20,16 @@ use crate::{
     wire::{self, ChunkReply, HEAD_BYTES_MAX, Opening},
 };
 
-/// Asks `peer` for a chunk of `len` bytes. The bytes are not verified yet. Cancel-safe: dropping it
-/// tells the peer to stop.
+/// What a peer answered to a request.
+pub(crate) enum Answer {
+    /// The bytes, not verified yet.
+    Bytes(ChunkHash, Bytes),
+    /// The hash they would have had; the caller did not need them, and the peer was told to stop.
+    Unneeded(ChunkHash),
+}
+
+/// Asks `peer` for a chunk of `len` bytes, unless its hash says that it is `unneeded`. Cancel-safe:
+/// dropping it tells the peer to stop.
 ///
 /// # Errors
 /// `NotFound` when it is not there; `Unavailable` when the peer is busy or gone; `Timeout` after
@@ -33,15 +41,17 @@ pub(crate) async fn request(
     index: u32,
     len: u32,
     stall: Duration,
-) -> Result<(ChunkHash, Bytes)> {
+    unneeded: impl Fn(&ChunkHash) -> bool,
+) -> Result<Answer> {
     let (mut send, mut recv) = transport.open(peer).await?;
     send.send(wire::frame(&Opening::Chunk { swarm, index })?, stall).await?;
     send.finish()?;
     let head = read_frame(&mut *recv, HEAD_BYTES_MAX, stall).await?;
     match wire::parse::<ChunkReply>(&head)? {
+        ChunkReply::Found { hash, bytes } if bytes == len && unneeded(&hash) => Ok(Answer::Unneeded(hash)),
         ChunkReply::Found { hash, bytes } if bytes == len => {
             let body = recv.recv(len as usize, stall, &AtomicU64::new(0)).await?;
-            Ok((hash, body))
+            Ok(Answer::Bytes(hash, body))
         }
         ChunkReply::Found { bytes, .. } => {
             Err(Error::new(ErrorKind::Invalid, format!("chunk {index} has {len} bytes, not {bytes}")))

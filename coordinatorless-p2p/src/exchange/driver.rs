@@ -3,13 +3,18 @@
 //! Owns every task that works for the swarm and joins them when it ends. Bytes are verified and
 //! stored on the blocking pool; a bounded number of chunks is in memory at a time.
 
+mod adopting;
 mod neighbourhood;
 mod readings;
 mod requests;
 mod storing;
 mod wishes;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -25,7 +30,7 @@ use super::{
     talk,
 };
 use crate::{
-    chunk::ChunkSet,
+    chunk::{ChunkHash, ChunkSet},
     embedding::Surroundings,
     error::ErrorKind,
     node::NodeId,
@@ -65,6 +70,10 @@ pub(crate) struct Driver {
     requests: HashMap<(NodeId, u32), AbortHandle>,
     readings: HashMap<u32, Reading>,
     storing: Arc<Semaphore>,
+    adoptable: VecDeque<(u32, ChunkHash)>,
+    /// In the queue or being copied.
+    adopting: HashSet<u32>,
+    copies: usize,
     tasks: JoinSet<()>,
     counter: u64,
     last_progress: Instant,
@@ -99,6 +108,9 @@ impl Driver {
             requests: HashMap::new(),
             readings: HashMap::new(),
             storing: Arc::new(Semaphore::new(STORING_MAX)),
+            adoptable: VecDeque::new(),
+            adopting: HashSet::new(),
+            copies: 0,
             tasks: JoinSet::new(),
             counter: 0,
             last_progress: began,
@@ -222,6 +234,7 @@ impl Driver {
         let reads = self.wishes.source().is_some();
         let now = self.now();
         self.swarm.handle(now, Input::Want(wanted));
+        self.adopt_announced();
         self.swarm.handle(now, Input::ReadsOrigin(reads));
         // Neighbours rank us by what we want and read: greet them anew.
         for id in self.speakers.keys().copied().collect::<Vec<_>>() {
@@ -264,6 +277,7 @@ impl Driver {
             }
             Event::OriginDone { span, reading, error } => self.origin_done(span, reading, error),
             Event::Stored { index, hash, source } => self.stored(index, hash, source),
+            Event::Adopted { index, hash, is_here } => self.adopted(index, hash, is_here),
             Event::NotStored { index, source, error } => self.not_stored(index, source, error),
             Event::Settled { index, result } => match result {
                 Ok(hash) => self.swarm.handle(now, Input::Settled { index, hash }),

@@ -52,6 +52,7 @@ pub(crate) enum Event {
     Origin { span: u32, ticket: Ticket, index: u32, bytes: Bytes, place: OwnedSemaphorePermit },
     OriginDone { span: u32, reading: u64, error: Option<Error> },
     Stored { index: u32, hash: ChunkHash, source: Source },
+    Adopted { index: u32, hash: ChunkHash, is_here: bool },
     NotStored { index: u32, source: Source, error: Error },
     Settled { index: u32, result: Result<ChunkHash> },
 }

@@ -227,6 +227,7 @@ impl Swarm {
             Input::RequestFailed { peer, index, why } => self.request_failed(now, peer, index, why),
             Input::Stored { index, hash } => self.stored(now, index, hash),
             Input::Lost { index } => self.lost(index),
+            Input::Adopting { index } => self.adopting(index),
             Input::OriginChunk { span, index } => self.origin_chunk(now, span, index),
             Input::OriginDone { span, failed } => self.origin_done(now, span, failed),
             Input::Settled { index, hash } => self.settled(now, index, hash),
@@ -306,7 +307,8 @@ impl Swarm {
         self.spec.chunk_bytes[index as usize]
     }
 
-    fn lacks(&self, index: u32) -> bool {
+    /// Whether a chunk is wanted and not stored yet; false past the end.
+    pub fn lacks(&self, index: u32) -> bool {
         self.wanted.contains(index) && !self.held.contains(index)
     }
 
@@ -369,6 +371,12 @@ impl Swarm {
         for neighbour in self.neighbours.values_mut() {
             neighbour.offer(index);
         }
+    }
+
+    fn adopting(&mut self, index: u32) {
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.arriving = true;
+        self.drop_requests(index, None);
     }
 
     fn want(&mut self, now: Now, wanted: ChunkSet) {

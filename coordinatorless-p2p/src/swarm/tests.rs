@@ -744,3 +744,19 @@ fn an_urgent_chunk_is_asked_for_before_all_others() {
         .find_map(|o| if let Output::Request { index, .. } = o { Some(index) } else { None });
     assert_eq!(first, Some(40));
 }
+
+#[test]
+fn what_is_taken_from_this_disk_is_asked_of_nobody_until_that_fails() {
+    let mut swarm = lone(cold(1), false);
+    swarm.handle(STEP, Input::Adopting { index: 0 });
+    let asks = |swarm: &mut Swarm| {
+        let asked = |o: &Output| matches!(o, Output::Request { .. } | Output::FetchSpan { .. });
+        drain(swarm).iter().filter(|o| asked(o)).count()
+    };
+    join(&mut swarm, 1, ChunkSet::full(1));
+    swarm.handle(STEP, Input::Have { peer: id(1), items: vec![(0, hash_of(0))] });
+    swarm.handle(Duration::from_secs(2), Input::Tick);
+    assert_eq!(asks(&mut swarm), 0);
+    swarm.handle(Duration::from_secs(2), Input::Lost { index: 0 });
+    assert_eq!(asks(&mut swarm), 1);
+}

@@ -87,6 +87,12 @@ pub enum Input {
         /// Index of the chunk.
         index: u32,
     },
+    /// A chunk is being taken from another artifact on this disk: nobody is asked for it meanwhile.
+    /// `Stored` or `Lost` says how that ended.
+    Adopting {
+        /// Index of the chunk.
+        index: u32,
+    },
     /// All bytes of a chunk came from the origin; they are not stored yet.
     OriginChunk {
         /// Index of the span.

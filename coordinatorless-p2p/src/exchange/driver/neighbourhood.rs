@@ -89,7 +89,10 @@ impl Driver {
                 }
             }
             _ if self.listeners.get(&from) != Some(&talk) => {}
-            Word::Have(items) => self.swarm.handle(now, Input::Have { peer: from, items }),
+            Word::Have(items) => {
+                self.adopt_of(&items);
+                self.swarm.handle(now, Input::Have { peer: from, items });
+            }
             Word::Claim(span) => self.swarm.handle(now, Input::Claimed { peer: from, span }),
             Word::Unclaim(span) => self.swarm.handle(now, Input::Unclaimed { peer: from, span }),
             Word::OriginHold(ms) => {

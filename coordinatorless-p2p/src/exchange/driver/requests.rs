@@ -6,9 +6,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Driver;
 use crate::{
     chunk::ChunkHash,
-    error::ErrorKind,
+    error::{Error, ErrorKind},
     exchange::{
-        chunks,
+        chunks::{self, Answer},
         inbox::{Event, Source},
     },
     node::NodeId,
@@ -28,14 +28,27 @@ impl Driver {
         let storing = self.storing.clone();
         let task = self.tasks.spawn(async move {
             if let Some(hash) = known
+                && shared.store.knows(&hash)
                 && shared.store.adopt(swarm, index, hash).await.unwrap_or(false)
             {
                 let _ = events.send(Event::Stored { index, hash, source: Source::Disk }).await;
                 return;
             }
             let stall = shared.config.stall;
-            let event = match chunks::request(&*shared.transport, address, swarm, index, len, stall).await {
-                Ok((hash, bytes)) => match storing.acquire_owned().await {
+            // A holder's hashes may come behind its bitmap; what is on this disk is not fetched for that.
+            let unneeded = |hash: &ChunkHash| known.is_none() && shared.store.knows(hash);
+            let transport = &*shared.transport;
+            let event = match chunks::request(transport, address, swarm, index, len, stall, unneeded).await {
+                Ok(Answer::Unneeded(hash)) => match shared.store.adopt(swarm, index, hash).await {
+                    Ok(true) => Event::Stored { index, hash, source: Source::Disk },
+                    // The copy here was rotten and is forgotten by now: the next request brings the bytes.
+                    Ok(false) => {
+                        let error = Error::new(ErrorKind::UNAVAILABLE, "the copy on this disk is no good");
+                        Event::Refused { peer, index, error }
+                    }
+                    Err(error) => Event::Refused { peer, index, error },
+                },
+                Ok(Answer::Bytes(hash, bytes)) => match storing.acquire_owned().await {
                     Ok(place) => Event::Received { peer, index, hash, bytes, place },
                     Err(_) => return,
                 },
