@@ -110,6 +110,7 @@ impl Agent {
             }))
         });
         let engine = pulls.engine.clone();
+        pulls.follow_ring();
         let warms = Warms::new(pulls.clone());
         let upkeep = Upkeep::start(engine.clone(), identity, &config.store);
         let inner = Arc::new(Inner { engine, pulls, warms, upkeep, config });

@@ -20,6 +20,7 @@ use crate::{
     api::{Phase, PullRequest},
     engine::Engine,
     error::{Error, ErrorKind, Result},
+    known::Known,
     manifest::Blueprint,
     origin::{Origin, Patterns},
     page_cache, placing,
@@ -93,10 +94,22 @@ async fn materialise(
     if let Some(manifest) = &resolved.manifest {
         engine.store.learn_manifest(lease.swarm, manifest).await?;
     }
-    reuse(engine, &lease, &resolved, &wanted, report).await?;
+    let mut known = Known::find(engine, &resolved, &wanted).await;
+    let on_trust = reuse(engine, &lease, &resolved, &known, &wanted, report).await?;
 
     report.phase(Phase::Fetching);
-    fetch(engine, &lease, reference, &resolved, &wanted, report).await?;
+    let trusted = Trusted { known: &known, chunks: on_trust };
+    if let Fetched::Refuted = fetch(engine, &lease, reference, &resolved, &wanted, &trusted, report).await? {
+        tracing::warn!(%reference, chunks = trusted.chunks.len(), "what a home said of the hashes is not true: those chunks are fetched");
+        for index in trusted.chunks.iter() {
+            engine.store.discard(lease.swarm, index)?;
+        }
+        known.drop_hint();
+        report.resolved(&resolved, &wanted);
+        let nothing = reuse(engine, &lease, &resolved, &known, &wanted, report).await?;
+        let trusted = Trusted { known: &known, chunks: nothing };
+        fetch(engine, &lease, reference, &resolved, &wanted, &trusted, report).await?;
+    }
 
     report.phase(Phase::Publishing);
     let published = engine.store.publish(lease.swarm, &wanted).await?;
@@ -138,30 +151,60 @@ pub(crate) fn wanted_chunks(blueprint: &Blueprint, wanted: &WantedFiles) -> Chun
     chunks
 }
 
-/// Takes chunks that are on this disk under another name.
+/// Takes chunks that are on this disk under another name; answers with those for which only a home vouches.
 async fn reuse(
     engine: &Engine,
     lease: &Lease,
     resolved: &Resolved,
+    known: &Known,
     wanted: &WantedFiles,
     report: &Reporter,
-) -> Result<()> {
+) -> Result<ChunkSet> {
     let inventory = engine.store.inventory(lease.swarm)?;
     let lens = resolved.blueprint.chunk_lens();
     let chunks = wanted_chunks(&resolved.blueprint, wanted);
     let mut reused: u64 =
         chunks.iter().filter(|&c| inventory.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
     report.reused(reused);
+    let mut on_trust = ChunkSet::new(resolved.blueprint.chunk_count());
     for index in chunks.iter().filter(|&c| !inventory.held.contains(c)) {
-        if let Some(hash) = inventory.hashes[index as usize]
+        if let Some(hash) = known.hash(index)
             && engine.store.knows(&hash)
             && engine.store.adopt(lease.swarm, index, hash).await?
         {
             reused += u64::from(lens[index as usize]);
             report.reused(reused);
+            if known.certain(index).is_none() {
+                on_trust.insert(index);
+            }
         }
     }
-    Ok(())
+    Ok(on_trust)
+}
+
+/// Chunks that were taken from this disk because a home said so.
+struct Trusted<'a> {
+    known: &'a Known,
+    chunks: ChunkSet,
+}
+
+impl Trusted<'_> {
+    /// Whether a chunk that came from elsewhere shows that what the home said is not true.
+    fn is_refuted_by(&self, engine: &Engine, swarm: SwarmId, index: u32) -> bool {
+        if self.chunks.is_empty() || self.chunks.contains(index) {
+            return false;
+        }
+        let here = engine.store.hash_of(swarm, index);
+        here.is_some() && self.known.hinted(index).is_some_and(|said| here != Some(said))
+    }
+}
+
+/// How fetching ended.
+enum Fetched {
+    /// Every wanted file is whole and published.
+    All,
+    /// A chunk that came is not what a home said.
+    Refuted,
 }
 
 /// Joins the swarm until every wanted file is whole and published.
@@ -171,8 +214,9 @@ async fn fetch(
     reference: &Reference,
     resolved: &Resolved,
     wanted: &WantedFiles,
+    trusted: &Trusted<'_>,
     report: &Reporter,
-) -> Result<()> {
+) -> Result<Fetched> {
     let blueprint = &resolved.blueprint;
     let chunks = wanted_chunks(blueprint, wanted);
     let mut files = OpenFiles::new(blueprint, wanted, &engine.store.inventory(lease.swarm)?.held);
@@ -180,7 +224,7 @@ async fn fetch(
         publish_file(engine, lease, file, report).await?;
     }
     if files.is_done() {
-        return Ok(());
+        return Ok(Fetched::All);
     }
     let source = match reference {
         Reference::Ember(_) => None,
@@ -196,32 +240,42 @@ async fn fetch(
     let mut progress = swarm.progress();
     report.joined(&progress.borrow());
     // What was stored between the first look and the join.
-    let mut queue = files.catch_up(&engine.store.inventory(lease.swarm)?.held);
+    let held = engine.store.inventory(lease.swarm)?.held;
+    let mut queue = files.catch_up(&held);
+    if held.iter().any(|index| trusted.is_refuted_by(engine, lease.swarm, index)) {
+        return Ok(Fetched::Refuted);
+    }
     loop {
         for file in std::mem::take(&mut queue) {
             publish_file(engine, lease, file, report).await?;
         }
         if files.is_done() {
             report.progress(&progress.borrow_and_update());
-            return Ok(());
+            return Ok(Fetched::All);
         }
-        queue = next_whole(&mut swarm, &mut progress, &mut files, report).await?;
+        let refuted = |index| trusted.is_refuted_by(engine, lease.swarm, index);
+        match next_whole(&mut swarm, &mut progress, &mut files, &refuted, report).await? {
+            Some(file) => queue.push(file),
+            None => return Ok(Fetched::Refuted),
+        }
     }
 }
 
-/// Waits until a file is whole, reporting meanwhile.
+/// Waits until a file is whole, reporting meanwhile; `None` at a chunk that is `refuted`.
 async fn next_whole(
     swarm: &mut SwarmHandle,
     progress: &mut tokio::sync::watch::Receiver<Progress>,
     files: &mut OpenFiles,
+    refuted: &(dyn Fn(u32) -> bool + Send + Sync),
     report: &Reporter,
-) -> Result<Vec<usize>> {
+) -> Result<Option<usize>> {
     loop {
         tokio::select! {
             stored = swarm.next_stored() => match stored {
+                Some(index) if refuted(index) => return Ok(None),
                 Some(index) => {
                     if let Some(file) = files.stored(index) {
-                        return Ok(vec![file]);
+                        return Ok(Some(file));
                     }
                 }
                 None => {

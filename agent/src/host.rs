@@ -7,7 +7,9 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use coordinatorless_p2p::{ChunkHash, NodeId, SwarmId, cluster::Host, seam::ChunkStore, swarm::SwarmSpec};
+use coordinatorless_p2p::{
+    ChunkHash, Inventory, NodeId, SwarmId, cluster::Host, seam::ChunkStore, swarm::SwarmSpec,
+};
 
 use crate::{
     api::PullRequest,
@@ -16,7 +18,11 @@ use crate::{
     pulls::Pulls,
     services::{Service, from_json, refuse_local, to_json},
     store::Store,
+    vouching,
 };
+
+/// Longer answers about presence go without hashes: a frame has its limit.
+const PRESENCE_BYTES_MAX: usize = 16 << 20;
 
 fn text(body: &[u8]) -> Result<&str> {
     std::str::from_utf8(body).map_err(|e| Error::with_source(ErrorKind::Invalid, "body is not text", e))
@@ -25,6 +31,18 @@ fn text(body: &[u8]) -> Result<&str> {
 fn hash(body: &[u8]) -> Result<[u8; 32]> {
     body.try_into()
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("a hash has 32 bytes, not {}", body.len())))
+}
+
+/// The answer to [`Service::Presence`].
+fn presence(inventory: &Inventory) -> Vec<u8> {
+    let held = &inventory.held;
+    let mut answer = vec![0u8; (held.universe() as usize).div_ceil(8)];
+    held.iter().for_each(|i| answer[i as usize / 8] |= 1 << (i % 8));
+    let hashes = held.iter().filter_map(|i| inventory.hashes[i as usize]);
+    if answer.len() + 32 * held.len() as usize <= PRESENCE_BYTES_MAX {
+        hashes.for_each(|hash| answer.extend_from_slice(&hash.0));
+    }
+    answer
 }
 
 /// The agent as the cluster sees it. Holds it weakly: the agent owns the cluster.
@@ -62,17 +80,10 @@ impl Host for AgentHost {
             Service::Ping => Ok(Bytes::new()),
             Service::Resolve => Ok(self.pulls()?.engine.resolver.answer(text(&body)?).await?.into()),
             Service::Manifest => {
-                let wanted = ChunkHash(hash(&body)?);
-                let manifest = self.store.find(&wanted.to_string()).and_then(|s| self.store.manifest(s));
-                let missing =
-                    || Error::new(ErrorKind::NotFound, format!("manifest {} is not here", wanted.short()));
-                Ok(manifest.ok_or_else(missing)?.encode().into())
+                Ok(vouching::find(&self.store, ChunkHash(hash(&body)?)).await?.encode().into())
             }
             Service::Presence => {
-                let held = self.store.inventory(SwarmId(hash(&body)?))?.held;
-                let mut bits = vec![0u8; (held.universe() as usize).div_ceil(8)];
-                held.iter().for_each(|i| bits[i as usize / 8] |= 1 << (i % 8));
-                Ok(bits.into())
+                Ok(presence(&self.store.inventory(SwarmId(hash(&body)?))?).into())
             }
             Service::Pull => {
                 let mut request: PullRequest = from_json(&body)?;
@@ -93,6 +104,16 @@ impl Host for AgentHost {
                 self.pulls()?.withdraw(text(&body)?)?;
                 Ok(Bytes::new())
             }
+            Service::KeptManifest => {
+                let swarm = SwarmId(hash(&body)?);
+                let missing = || {
+                    let text = format!("no manifest is kept here for swarm {}", swarm.short());
+                    Error::new(ErrorKind::NotFound, text)
+                };
+                let known = self.store.kept_id(swarm).or_else(|| self.store.sealed_id(swarm));
+                Ok(known.ok_or_else(missing)?.0.to_vec().into())
+            }
+            Service::KeepManifest => vouching::answer_offer(&self.store, body).await,
         }
     }
 }

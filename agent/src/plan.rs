@@ -1,14 +1,15 @@
 //! Plans: what a pull would do, without doing it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use coordinatorless_p2p::{ChunkSet, ChunkStore, Inventory};
+use coordinatorless_p2p::{ChunkHash, ChunkSet, ChunkStore, Inventory};
 
 use crate::{
     api::{Plan, PlanRequest, PlannedFile},
     engine::Engine,
     error::{Error, ErrorKind, Result},
     fetch::wanted_chunks,
+    known::Known,
     origin::Patterns,
     reference::Reference,
     services::Service,
@@ -44,8 +45,8 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         .take(ASKED_MAX)
         .map(|id| engine.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE));
     let answers: Vec<_> = futures::future::join_all(questions).await.into_iter().flatten().collect();
-    let held_by_peer =
-        |c: u32| answers.iter().any(|bits| bits.get(c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0));
+    let known = Known::find(engine, &resolved, &wanted).await;
+    let at_peers = at_peers(count, &answers);
 
     let lens = blueprint.chunk_lens();
     let mut plan = Plan {
@@ -63,17 +64,16 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         manifest_known: resolved.manifest.is_some(),
         files: Vec::with_capacity(wanted.len()),
     };
-    let mut repeated = BTreeSet::new();
     for index in wanted_chunks(blueprint, &wanted).iter() {
         let bytes = u64::from(lens[index as usize]);
-        let hash = resolved.manifest.as_ref().map(|m| m.hashes[index as usize]);
+        let hash = known.hash(index).or_else(|| at_peers.get(&index).copied().flatten());
         plan.chunks += 1;
         plan.total_bytes += bytes;
         if here.held.contains(index) {
             plan.local_bytes += bytes;
-        } else if hash.is_some_and(|h| engine.store.knows(&h) || !repeated.insert(h.0)) {
+        } else if hash.is_some_and(|hash| engine.store.knows(&hash)) {
             plan.reusable_bytes += bytes;
-        } else if held_by_peer(index) {
+        } else if at_peers.contains_key(&index) {
             plan.peer_bytes += bytes;
         } else {
             plan.origin_bytes += bytes;
@@ -95,4 +95,20 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         None => None,
     };
     Ok(plan)
+}
+
+/// The chunks that participants hold, with their hash where they say it.
+fn at_peers(count: u32, answers: &[bytes::Bytes]) -> HashMap<u32, Option<ChunkHash>> {
+    let mut held = HashMap::new();
+    for answer in answers {
+        let (bits, hashes) = answer.split_at(answer.len().min((count as usize).div_ceil(8)));
+        let mut hashes = hashes.chunks_exact(32);
+        let is_set = |c: &u32| bits.get(*c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0);
+        for index in (0..count).filter(is_set) {
+            let hash = hashes.next().and_then(|hash| hash.try_into().ok()).map(ChunkHash);
+            let known = held.entry(index).or_insert(hash);
+            *known = known.or(hash);
+        }
+    }
+    held
 }

@@ -20,6 +20,7 @@ use crate::{
     origin::Patterns,
     reference::Reference,
     report::{Reporter, Totals},
+    vouching,
 };
 
 /// Ended pulls that are remembered.
@@ -101,6 +102,12 @@ impl Pulls {
         Ok(follow)
     }
 
+    /// Keeps manifests at the homes of their swarms until the node stops.
+    pub(crate) fn follow_ring(&self) {
+        let engine = self.engine.clone();
+        self.tasks.spawn(async move { vouching::follow_ring(&engine).await });
+    }
+
     /// Every pull remembered, oldest first.
     pub(crate) fn list(&self) -> Vec<PullStatus> {
         lock(&self.jobs).values().map(|j| j.status.borrow().clone()).collect()
@@ -166,7 +173,17 @@ async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: 
             Err(Error::new(ErrorKind::Timeout, text))
         }
     };
+    let sealed = result.as_ref().ok().and_then(|published| published.manifest);
     reporter.end(result);
+    // The pull is over for who asked; the next version's shall know what this one consists of.
+    if let Some(id) = sealed
+        && let Some(swarm) = engine.store.find(&id.to_string())
+    {
+        tokio::select! {
+            () = engine.cancel.cancelled() => {}
+            () = vouching::offer(engine, swarm, id) => {}
+        }
+    }
 }
 
 fn why_cut_short(engine: &Engine, reference: &str) -> Error {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,11 +19,11 @@ use tokio::sync::OnceCell;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    manifest::{Blueprint, Cutting, Manifest},
-    origin::{Origin, Origins},
+    manifest::{Blueprint, Cutting, MAX_ENCODED_BYTES, Manifest},
+    origin::{MANIFEST_FILE, Origin, Origins},
     reference::Reference,
     services::{self, Service},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotFile},
     store::Store,
 };
 
@@ -50,9 +51,39 @@ pub struct Resolved {
     pub stale: bool,
 }
 
+/// What listing an origin led to.
+#[derive(Clone)]
+pub(crate) struct Listed {
+    pub(crate) blueprint: Arc<Blueprint>,
+    /// The manifest that stands at the origin, not read yet.
+    published: Option<SnapshotFile>,
+}
+
+impl Listed {
+    /// As one node tells another: the length of the published file's description, that, the blueprint.
+    fn encode(&self) -> Result<Vec<u8>> {
+        let published = services::to_json(&self.published)?;
+        let length = (published.len() as u32).to_le_bytes();
+        Ok([&length[..], &published, &self.blueprint.encode()].concat())
+    }
+
+    fn decode(answer: &[u8]) -> Result<Self> {
+        let short = || Error::new(ErrorKind::Invalid, "a listing was cut short");
+        let (length, rest) = answer.split_first_chunk::<4>().ok_or_else(short)?;
+        let (published, blueprint) =
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
+        let published: Option<SnapshotFile> = services::from_json(published)?;
+        let is_manifest = |file: &SnapshotFile| file.path.as_str() == MANIFEST_FILE;
+        if !published.as_ref().is_none_or(is_manifest) {
+            return Err(Error::new(ErrorKind::Invalid, "a listing names another file as manifest"));
+        }
+        Ok(Self { blueprint: Arc::new(Blueprint::decode(blueprint)?), published })
+    }
+}
+
 struct Listing {
     began: Instant,
-    cell: Arc<OnceCell<Arc<Blueprint>>>,
+    cell: Arc<OnceCell<Listed>>,
 }
 
 /// Resolves references.
@@ -89,13 +120,39 @@ impl Resolver {
         let resolved =
             if local { self.list(reference).await } else { self.ask_homes(reference, &name, outdated).await };
         match resolved {
-            Ok(blueprint) => {
-                let manifest = self.store.manifest(blueprint.swarm_id());
-                Ok(Resolved { manifest, blueprint, stale: false })
+            Ok(listed) => {
+                let manifest = match self.store.manifest(listed.blueprint.swarm_id()) {
+                    Some(sealed) => Some(sealed),
+                    None => self.published(reference, &listed).await,
+                };
+                Ok(Resolved { manifest, blueprint: listed.blueprint, stale: false })
             }
             Err(e) if e.kind().is_transient() => self.stale(&name).ok_or(e),
             Err(e) => Err(e),
         }
+    }
+
+    /// The manifest at the origin, if it is one of this very version. Believed as the origin's bytes are.
+    async fn published(&self, reference: &Reference, listed: &Listed) -> Option<Arc<Manifest>> {
+        match self.read_published(reference, listed.published.as_ref()?).await {
+            Ok(manifest) if manifest.blueprint == *listed.blueprint => Some(Arc::new(manifest)),
+            Ok(_) => {
+                tracing::info!(%reference, "the manifest at the origin is of another version; `preload publish` renews it");
+                None
+            }
+            Err(e) => {
+                tracing::warn!(%reference, error = %e, "the manifest at the origin cannot be used");
+                None
+            }
+        }
+    }
+
+    async fn read_published(&self, reference: &Reference, file: &SnapshotFile) -> Result<Manifest> {
+        if file.size > MAX_ENCODED_BYTES as u64 {
+            let text = format!("{} of {reference} has {} bytes", file.path, file.size);
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        Manifest::decode(&read(&*self.origins.open(reference)?, file, 0..file.size).await?)
     }
 
     /// What was pulled from `name` before and is whole here.
@@ -111,7 +168,7 @@ impl Resolver {
         reference: &Reference,
         name: &str,
         outdated: Option<SwarmId>,
-    ) -> Result<Arc<Blueprint>> {
+    ) -> Result<Listed> {
         if let Some(home) = self.first_home(name).await {
             let question = match outdated {
                 Some(outdated) => format!("{name}\n{outdated}"),
@@ -119,8 +176,8 @@ impl Resolver {
             };
             let body = question.as_bytes();
             match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
-                Ok(answer) => match Blueprint::decode(&answer) {
-                    Ok(blueprint) if blueprint.reference == name => return Ok(Arc::new(blueprint)),
+                Ok(answer) => match Listed::decode(&answer) {
+                    Ok(listed) if listed.blueprint.reference == name => return Ok(listed),
                     Ok(_) => {
                         tracing::warn!(home = %home.short(), name, "a home answered with another reference")
                     }
@@ -173,7 +230,7 @@ impl Resolver {
     ///
     /// # Errors
     /// As [`Origin::snapshot`].
-    pub async fn list(&self, reference: &Reference) -> Result<Arc<Blueprint>> {
+    async fn list(&self, reference: &Reference) -> Result<Listed> {
         let name = reference.to_string();
         let cell = self.listing(&name);
         let listed = cell
@@ -181,10 +238,12 @@ impl Resolver {
                 let origin = self.origins.open(reference)?;
                 tracing::info!(reference = %name, "listing the origin");
                 let snapshot = origin.snapshot().await?;
-                match self.known(&snapshot) {
-                    Some(blueprint) => Ok(blueprint),
-                    None => Ok::<_, Error>(Arc::new(cut(&*origin, snapshot).await?)),
-                }
+                let published = snapshot.manifest.clone();
+                let blueprint = match self.known(&snapshot) {
+                    Some(blueprint) => blueprint,
+                    None => Arc::new(cut(&*origin, snapshot).await?),
+                };
+                Ok::<_, Error>(Listed { blueprint, published })
             })
             .await;
         if listed.is_err() {
@@ -204,13 +263,13 @@ impl Resolver {
         same.then_some(blueprint)
     }
 
-    fn listing(&self, name: &str) -> Arc<OnceCell<Arc<Blueprint>>> {
+    fn listing(&self, name: &str) -> Arc<OnceCell<Listed>> {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         join_listing(&mut listings, name, LISTINGS_MAX)
     }
 
     /// Forgets whatever was listed.
-    fn forget(&self, reference: &Reference) {
+    pub fn forget(&self, reference: &Reference) {
         self.listings.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference.to_string());
     }
 
@@ -219,7 +278,7 @@ impl Resolver {
     fn forget_outdated(&self, name: &str, outdated: SwarmId) {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = listings.get(name).and_then(|listing| listing.cell.get());
-        if listed.is_some_and(|blueprint| blueprint.swarm_id() == outdated) {
+        if listed.is_some_and(|listed| listed.blueprint.swarm_id() == outdated) {
             listings.remove(name);
         }
     }
@@ -270,7 +329,7 @@ impl Resolver {
         if let Some(outdated) = outdated {
             self.forget_outdated(&reference.to_string(), outdated);
         }
-        Ok(self.list(&reference).await?.encode())
+        self.list(&reference).await?.encode()
     }
 }
 
@@ -280,7 +339,7 @@ fn join_listing(
     listings: &mut HashMap<String, Listing>,
     name: &str,
     max: usize,
-) -> Arc<OnceCell<Arc<Blueprint>>> {
+) -> Arc<OnceCell<Listed>> {
     // A flight still under way is joined however old it is.
     let usable = |l: &Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
     if let Some(listing) = listings.get(name).filter(|l| usable(l)) {
@@ -311,18 +370,23 @@ async fn cut(origin: &dyn Origin, snapshot: Snapshot) -> Result<Blueprint> {
         }
         let files = &snapshot.files;
         let reads = futures::stream::iter(needs).map(|(file, range)| async move {
-            let mut header = Vec::with_capacity((range.end - range.start) as usize);
-            let mut body = origin.read(&files[file], range).await?;
-            while let Some(piece) = body.try_next().await? {
-                header.extend_from_slice(&piece);
-            }
-            Ok::<_, Error>((file, header))
+            Ok::<_, Error>((file, read(origin, &files[file], range).await?))
         });
         let mut reads = reads.buffer_unordered(HEADERS_AT_ONCE);
         while let Some((file, header)) = reads.try_next().await? {
             cutting.supply(file, &header)?;
         }
     }
+}
+
+/// A range of a file in one piece. Never more than was asked for: origins are held to that.
+async fn read(origin: &dyn Origin, file: &SnapshotFile, range: Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    let mut body = origin.read(file, range).await?;
+    while let Some(piece) = body.try_next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ pub enum Service {
     Resolve,
     /// Manifest hash → manifest.
     Manifest,
-    /// Swarm id → presence bitmap, as bytes of one bit a chunk.
+    /// Swarm id → presence: one bit a chunk, then 32 bytes of hash for each bit that is set, in order;
+    /// without the hashes where they are too many for one answer.
     Presence,
     /// Pull request → pull id.
     Pull,
@@ -27,10 +28,14 @@ pub enum Service {
     PullStatus,
     /// Pull id → nothing.
     CancelPull,
+    /// Swarm id → hash of the manifest that is kept for it, as a hint.
+    KeptManifest,
+    /// Swarm id and manifest hash → one byte: whether to send it. Manifest → nothing.
+    KeepManifest,
 }
 
 impl Service {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Ping,
         Self::Resolve,
         Self::Manifest,
@@ -38,6 +43,8 @@ impl Service {
         Self::Pull,
         Self::PullStatus,
         Self::CancelPull,
+        Self::KeptManifest,
+        Self::KeepManifest,
     ];
 
     /// Its number on the wire; never reused for another meaning.
@@ -51,6 +58,8 @@ impl Service {
                 Self::Pull => 4,
                 Self::PullStatus => 5,
                 Self::CancelPull => 6,
+                Self::KeptManifest => 7,
+                Self::KeepManifest => 8,
             }
     }
 

@@ -149,6 +149,8 @@ pub struct Snapshot {
     /// Sorted by path; no two equal, nor equal but for case or Unicode form, nor a file that is
     /// also another's directory.
     pub files: Vec<SnapshotFile>,
+    /// The manifest that was published beside them.
+    pub manifest: Option<SnapshotFile>,
 }
 
 impl Snapshot {
@@ -167,7 +169,7 @@ impl Snapshot {
         check_paths(files.iter().map(|file| &file.path))
             .and_then(|()| sum_of_sizes(files.iter().map(|file| file.size)))
             .map_err(|e| e.context(format!("listing of {reference}")))?;
-        Ok(Self { reference, revision, files })
+        Ok(Self { reference, revision, files, manifest: None })
     }
 
     /// Total size in bytes.

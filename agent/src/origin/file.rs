@@ -167,7 +167,7 @@ impl Walk<'_> {
             let path = entry.path();
             let name = entry.file_name().into_string().map_err(|_| not_text(&path))?;
             let relative = if below.is_empty() { name } else { format!("{below}/{name}") };
-            if listing::is_control_file(&relative) {
+            if listing::is_control_file(&relative) && relative != listing::MANIFEST_FILE {
                 continue;
             }
             let is_link = entry.file_type().at(|| path.display().to_string())?.is_symlink();

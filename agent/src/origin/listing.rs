@@ -18,6 +18,9 @@ pub const LISTING_FILE: &str = "emberline-files.json";
 /// The most files one snapshot may have: bounds memory before anything is allocated for them.
 pub const MAX_FILES: usize = 1 << 18;
 
+/// The manifest that stands beside a model, written by `preload publish`.
+pub const MANIFEST_FILE: &str = ".emberline-manifest";
+
 /// What files of ours start with that stand beside a model without being part of it.
 const CONTROL_PREFIX: &str = ".emberline";
 
@@ -38,7 +41,7 @@ pub(super) fn check_count(reference: &str, count: usize) -> Result<()> {
     ))
 }
 
-/// Sorts and checks what was listed; control files are left out.
+/// Sorts and checks what was listed; of control files only the manifest is remembered.
 ///
 /// # Errors
 /// `NotFound` when nothing is left; `Invalid` naming two paths that are equal but for case or Unicode
@@ -48,6 +51,7 @@ pub(super) fn snapshot(
     revision: Option<String>,
     mut files: Vec<SnapshotFile>,
 ) -> Result<Snapshot> {
+    let manifest = files.iter().find(|file| file.path.as_str() == MANIFEST_FILE).cloned();
     files.retain(|file| !is_control_file(file.path.as_str()));
     check_count(reference, files.len())?;
     if files.is_empty() {
@@ -78,7 +82,7 @@ pub(super) fn snapshot(
             }
         }
     }
-    Ok(Snapshot { reference: reference.to_owned(), revision, files })
+    Ok(Snapshot { reference: reference.to_owned(), revision, files, manifest })
 }
 
 /// What a path is where neither case nor Unicode form counts.
@@ -133,6 +137,7 @@ mod tests {
         let found = snapshot("ref", None, listed).unwrap();
         let paths: Vec<_> = found.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(paths, ["a/emberline-files.json", "b"]);
+        assert_eq!(found.manifest.unwrap().path.as_str(), MANIFEST_FILE);
     }
 
     #[test]

@@ -50,7 +50,7 @@ use crate::{
 
 pub use config::{AzConfig, GsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config};
 pub use count::OriginCounters;
-pub use listing::{LISTING_FILE, MAX_FILES, is_control_file};
+pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
 
 use client::Client;
