@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, Problem, PullRequest, PullStatus, ScaleHook,
-        Status, VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, Problem, PublishReport, PullRequest, PullStatus,
+        ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
     engine::Engine,
@@ -31,7 +31,7 @@ use crate::{
     host::AgentHost,
     metrics,
     origin::Origins,
-    plan,
+    plan, publish,
     pulls::Pulls,
     reference::Reference,
     resolve::Resolver,
@@ -153,6 +153,14 @@ impl Agent {
     /// As resolving: `NotFound`, `Denied`, `Unavailable`, `Invalid`.
     pub async fn plan(&self, request: PlanRequest) -> Result<Plan> {
         plan::plan(&self.inner.engine, request, self.inner.pulls.totals().last_rate).await
+    }
+
+    /// Writes the manifest of what `named` means beside it at its origin; pulls it first, if need be.
+    ///
+    /// # Errors
+    /// `Invalid` where nothing can be written; as pulling and writing.
+    pub async fn publish(&self, named: &str) -> Result<PublishReport> {
+        publish::publish(&self.inner.pulls, named).await
     }
 
     /// Has other nodes pull.

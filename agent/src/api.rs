@@ -408,6 +408,25 @@ pub struct VerifyReport {
     pub seconds: f64,
 }
 
+/// What `publish` wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishReport {
+    /// As it was asked.
+    pub reference: String,
+    /// The blueprint's hash.
+    pub swarm: String,
+    /// The manifest's hash: the artifact's name.
+    pub manifest: String,
+    /// Where the manifest is now.
+    pub written_to: String,
+    /// Size of the manifest.
+    pub bytes: u64,
+    /// Chunks it names.
+    pub chunks: u64,
+    /// Size of the model.
+    pub total_bytes: u64,
+}
+
 /// One chunk that did not have its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CorruptChunk {

@@ -82,9 +82,7 @@ impl Host for AgentHost {
             Service::Manifest => {
                 Ok(vouching::find(&self.store, ChunkHash(hash(&body)?)).await?.encode().into())
             }
-            Service::Presence => {
-                Ok(presence(&self.store.inventory(SwarmId(hash(&body)?))?).into())
-            }
+            Service::Presence => Ok(presence(&self.store.inventory(SwarmId(hash(&body)?))?).into()),
             Service::Pull => {
                 let mut request: PullRequest = from_json(&body)?;
                 refuse_local(&request.reference.parse()?)?;

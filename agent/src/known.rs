@@ -24,11 +24,12 @@ impl Known {
             return Self { certain: manifest.hashes.iter().copied().map(Some).collect(), hint: None };
         }
         let mut certain = vec![None; blueprint.chunk_count() as usize];
-        for &file in wanted {
-            if let Some(hashes) = engine.store.twin(&blueprint.files[file]).await {
-                for (index, hash) in blueprint.chunks_of(file).zip(hashes) {
-                    certain[index as usize] = Some(hash);
-                }
+        let files = wanted.iter().map(|&file| blueprint.files[file].clone()).collect();
+        // A store that is closing says nothing; the pull that asks ends for that by itself.
+        let twins = engine.store.twins(files).await.unwrap_or_default();
+        for (&file, hashes) in wanted.iter().zip(twins) {
+            for (index, hash) in blueprint.chunks_of(file).zip(hashes.into_iter().flatten()) {
+                certain[index as usize] = Some(hash);
             }
         }
         Self { certain, hint: vouching::hint(engine, blueprint.swarm_id()).await }

@@ -23,6 +23,7 @@ pub mod origin;
 pub mod page_cache;
 pub mod placing;
 mod plan;
+mod publish;
 mod pulls;
 pub mod reference;
 mod report;

@@ -134,9 +134,10 @@ async fn offer_one(engine: &Engine, swarm: SwarmId, id: ChunkHash, home: NodeId)
 
 /// The manifest as it is written, sealed here or kept.
 async fn encoded(engine: &Engine, swarm: SwarmId, id: ChunkHash) -> Result<Vec<u8>> {
-    find(&engine.store, id).await.map(|manifest| manifest.encode()).map_err(|e| {
-        e.context(format!("manifest of swarm {}", swarm.short()))
-    })
+    find(&engine.store, id)
+        .await
+        .map(|manifest| manifest.encode())
+        .map_err(|e| e.context(format!("manifest of swarm {}", swarm.short())))
 }
 
 /// The manifest with this hash, sealed here or kept for others.

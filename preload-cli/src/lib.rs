@@ -90,6 +90,7 @@ async fn ask(command: Asking, context: &Context) -> Result<()> {
         Asking::Agent(agent) => return Box::pin(agent.run(context)).await,
         Asking::Demo(demo) => return Box::pin(demo.run(context)).await,
         Asking::Plan(plan) => Box::pin(plan.run(context)),
+        Asking::Publish(publish) => Box::pin(publish.run(context)),
         Asking::Status(status) => Box::pin(status.run(context)),
         Asking::Ls(ls) => Box::pin(ls.run(context)),
         Asking::Path(path) => Box::pin(path.run(context)),

@@ -59,6 +59,11 @@ impl FileOrigin {
         listing::snapshot(&self.reference, None, files)
     }
 
+    /// Where the root really is, if that may be read.
+    pub(super) fn real_root(&self) -> Result<PathBuf> {
+        self.real(&self.root)
+    }
+
     /// Where `path` really is, if that may be read.
     fn real(&self, path: &Path) -> Result<PathBuf> {
         let real = path.canonicalize().at(|| format!("{}: check that it exists", path.display()))?;
@@ -139,7 +144,9 @@ fn read_exactly(file: &File, range: Range<u64>, root: &Path) -> Result<Bytes> {
 }
 
 /// Runs file work off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(Error::with_source(ErrorKind::Cancelled, "file work was abandoned", e)),

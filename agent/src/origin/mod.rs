@@ -25,6 +25,7 @@ mod limit;
 mod listing;
 mod object;
 mod patterns;
+mod publish;
 mod retry;
 mod secrets;
 mod stall;
@@ -160,30 +161,9 @@ impl Inner {
                 Ok(self.dressed(origin, "file", "local", "local"))
             }
             Reference::Http(url) => self.http(name, url),
-            Reference::S3(bucket) => {
-                self.allow.check(&bucket_name("s3", bucket))?;
-                let config = self.config.s3.for_bucket(&bucket.name);
-                let store = self.store(StoreKey::S3(bucket.name.clone()), || {
-                    stores::s3(&config, &bucket.name, self.ways(stores::aws_ca_file(&config))?)
-                })?;
-                self.object("s3", name, store, bucket)
-            }
-            Reference::Gs(bucket) => {
-                self.allow.check(&bucket_name("gs", bucket))?;
-                let config = &self.config.gs;
-                let store = self.store(StoreKey::Gs(bucket.name.clone()), || {
-                    stores::gs(config, &bucket.name, self.ways(config.ca_file.clone())?)
-                })?;
-                self.object("gs", name, store, bucket)
-            }
-            Reference::Az { account, bucket } => {
-                self.allow.check(&bucket_name("az", bucket))?;
-                let config = &self.config.az;
-                let store = self.store(StoreKey::Az(account.clone(), bucket.name.clone()), || {
-                    let ways = self.ways(config.ca_file.clone())?;
-                    stores::az(config, account.as_deref(), &bucket.name, ways)
-                })?;
-                self.object("az", name, store, bucket)
+            Reference::S3(_) | Reference::Gs(_) | Reference::Az { .. } => {
+                let (scheme, store, bucket) = self.bucket(reference)?;
+                self.object(scheme, name, store, bucket)
             }
             Reference::Hub(repo) => self.hub(name, repo),
             Reference::Hdfs(_) => {
@@ -192,6 +172,50 @@ impl Inner {
             Reference::Ember(_) => Err(Error::new(
                 ErrorKind::Invalid,
                 format!("{name} names content, not a place: it comes from peers only"),
+            )),
+        }
+    }
+
+    /// The store behind a reference to a bucket, and what it is called.
+    ///
+    /// # Errors
+    /// `Invalid` for any other reference; `Denied` when it may not be used here.
+    fn bucket<'a>(&self, reference: &'a Reference) -> Result<(&'static str, Arc<Store>, &'a Bucket)> {
+        match reference {
+            Reference::S3(bucket) => {
+                self.allow.check(&bucket_name("s3", bucket))?;
+                let config = self.config.s3.for_bucket(&bucket.name);
+                let store = self.store(StoreKey::S3(bucket.name.clone()), || {
+                    stores::s3(&config, &bucket.name, self.ways(stores::aws_ca_file(&config))?)
+                })?;
+                Ok(("s3", store, bucket))
+            }
+            Reference::Gs(bucket) => {
+                self.allow.check(&bucket_name("gs", bucket))?;
+                let config = &self.config.gs;
+                let store = self.store(StoreKey::Gs(bucket.name.clone()), || {
+                    stores::gs(config, &bucket.name, self.ways(config.ca_file.clone())?)
+                })?;
+                Ok(("gs", store, bucket))
+            }
+            Reference::Az { account, bucket } => {
+                self.allow.check(&bucket_name("az", bucket))?;
+                let config = &self.config.az;
+                let store = self.store(StoreKey::Az(account.clone(), bucket.name.clone()), || {
+                    let ways = self.ways(config.ca_file.clone())?;
+                    stores::az(config, account.as_deref(), &bucket.name, ways)
+                })?;
+                Ok(("az", store, bucket))
+            }
+            Reference::File(_)
+            | Reference::Http(_)
+            | Reference::Hub(_)
+            | Reference::Hdfs(_)
+            | Reference::Ember(_) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{reference} cannot be written: a model is published at file://, s3://, gs:// or az://"
+                ),
             )),
         }
     }

@@ -73,6 +73,23 @@ impl Waits {
     }
 }
 
+/// Attempts until one succeeds, fails for good, or the policy gives up.
+///
+/// # Errors
+/// That of the last attempt.
+pub(super) async fn persist<T, F>(policy: RetryPolicy, mut attempt: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut waits = policy.waits();
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(e) => waits.after(e).await?,
+        }
+    }
+}
+
 pub(super) struct Retry<O> {
     pub(super) inner: Arc<O>,
     pub(super) policy: RetryPolicy,
@@ -81,13 +98,7 @@ pub(super) struct Retry<O> {
 #[async_trait]
 impl<O: Origin> Origin for Retry<O> {
     async fn snapshot(&self) -> Result<Snapshot> {
-        let mut waits = self.policy.waits();
-        loop {
-            match self.inner.snapshot().await {
-                Ok(snapshot) => return Ok(snapshot),
-                Err(e) => waits.after(e).await?,
-            }
-        }
+        persist(self.policy, || self.inner.snapshot()).await
     }
 
     async fn read(

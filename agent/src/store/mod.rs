@@ -240,11 +240,13 @@ impl Store {
         self.shelf.artifact(swarm).ok()?.held_hash(index)
     }
 
-    /// The chunk hashes of a whole file on this disk that has the SHA-256 which `wanted` should have, and
-    /// is cut alike. May read files of the same size to find out.
-    pub async fn twin(&self, wanted: &BlueprintFile) -> Option<Vec<ChunkHash>> {
-        let wanted = wanted.clone();
-        self.blocking(move |shelf| Ok(shelf.twin(&wanted))).await.ok().flatten()
+    /// For each wanted file the chunk hashes of a whole one on this disk that has the SHA-256 which it should
+    /// have, and is cut alike. May read files of the same size to find out.
+    ///
+    /// # Errors
+    /// `Cancelled` while shutting down.
+    pub async fn twins(&self, wanted: Vec<BlueprintFile>) -> Result<Vec<Option<Vec<ChunkHash>>>> {
+        self.blocking(move |shelf| Ok(shelf.twins(&wanted))).await
     }
 
     /// Finds an artifact by canonical reference (the newest version that is complete, else the

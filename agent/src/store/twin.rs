@@ -4,7 +4,11 @@
 //! is right, once while this process lives. Answers with chunk hashes: taking the bytes, and checking them
 //! again on the way, is what adopting is for.
 
-use std::{collections::HashMap, fs::File, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    sync::Arc,
+};
 
 use coordinatorless_p2p::ChunkHash;
 use parking_lot::Mutex;
@@ -20,42 +24,76 @@ use crate::{
 /// Bytes read at a time: small enough to stay in the processor's cache.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Files without a digest that are hashed for one that is looked for.
+/// Files of one size and without a digest that are hashed to find a twin.
 const HASHED_MAX: usize = 4;
 
 /// Digests computed here, by artifact number and file.
 #[derive(Debug, Default)]
 pub(super) struct Digests(Mutex<HashMap<(u32, usize), [u8; 32]>>);
 
+/// Files of this disk by what could make them a twin.
+#[derive(Default)]
+struct Candidates {
+    by_digest: HashMap<[u8; 32], (Arc<Artifact>, usize)>,
+    /// Without a SHA-256, by size: those few that are worth hashing.
+    by_size: HashMap<u64, Vec<(Arc<Artifact>, usize)>>,
+}
+
 impl Shelf {
-    /// See [`Store::twin`](super::Store::twin).
-    pub(super) fn twin(&self, wanted: &BlueprintFile) -> Option<Vec<ChunkHash>> {
-        let Some(Digest::Sha256(digest)) = wanted.digest else { return None };
-        let mut hashed = 0;
+    /// See [`Store::twins`](super::Store::twins).
+    pub(super) fn twins(&self, wanted: &[BlueprintFile]) -> Vec<Option<Vec<ChunkHash>>> {
+        let candidates = self.candidates(wanted);
+        wanted.iter().map(|file| self.twin(file, &candidates)).collect()
+    }
+
+    fn candidates(&self, wanted: &[BlueprintFile]) -> Candidates {
+        let digests: HashMap<[u8; 32], u64> =
+            wanted.iter().filter_map(|file| Some((sha256_of(file)?, file.size))).collect();
+        let sizes: HashSet<u64> = digests.values().copied().collect();
+        let mut found = Candidates::default();
+        if digests.is_empty() {
+            return found;
+        }
         for artifact in self.all() {
-            for (file, candidate) in artifact.blueprint.files.iter().enumerate() {
-                if candidate.size != wanted.size || candidate.chunk_bytes != wanted.chunk_bytes {
+            for (number, file) in artifact.blueprint.files.iter().enumerate() {
+                if !sizes.contains(&file.size) || !artifact.state().is_published(number) {
                     continue;
                 }
-                let same = match candidate.digest {
-                    Some(Digest::Sha256(known)) => known == digest,
-                    Some(Digest::GitSha1(_) | Digest::Md5(_)) | None if hashed < HASHED_MAX => {
-                        hashed += 1;
-                        self.sha256(&artifact, file).is_some_and(|found| found == digest)
+                let place = (artifact.clone(), number);
+                match sha256_of(file) {
+                    Some(digest) if digests.contains_key(&digest) => {
+                        found.by_digest.insert(digest, place);
                     }
-                    Some(Digest::GitSha1(_) | Digest::Md5(_)) | None => false,
-                };
-                if same && let Some(hashes) = published_hashes(&artifact, file) {
-                    return Some(hashes);
+                    Some(_) => {}
+                    None => {
+                        let same_size = found.by_size.entry(file.size).or_default();
+                        if same_size.len() < HASHED_MAX {
+                            same_size.push(place);
+                        }
+                    }
                 }
             }
         }
-        None
+        found
+    }
+
+    fn twin(&self, wanted: &BlueprintFile, candidates: &Candidates) -> Option<Vec<ChunkHash>> {
+        let digest = sha256_of(wanted)?;
+        let hashes = |artifact: &Artifact, file: usize| {
+            let is_cut_alike = artifact.blueprint.files[file].chunk_bytes == wanted.chunk_bytes;
+            is_cut_alike.then(|| published_hashes(artifact, file)).flatten()
+        };
+        if let Some((artifact, file)) = candidates.by_digest.get(&digest) {
+            return hashes(artifact, *file);
+        }
+        let same_size = candidates.by_size.get(&wanted.size)?;
+        let (artifact, file) =
+            same_size.iter().find(|(artifact, file)| self.sha256(artifact, *file) == Some(digest))?;
+        hashes(artifact, *file)
     }
 
     /// The digest of a published file, computed unless it was before.
     fn sha256(&self, artifact: &Arc<Artifact>, file: usize) -> Option<[u8; 32]> {
-        published_hashes(artifact, file)?;
         let key = (artifact.number, file);
         if let Some(known) = self.digests.0.lock().get(&key) {
             return Some(*known);
@@ -70,6 +108,13 @@ impl Shelf {
                 None
             }
         }
+    }
+}
+
+fn sha256_of(file: &BlueprintFile) -> Option<[u8; 32]> {
+    match file.digest {
+        Some(Digest::Sha256(digest)) => Some(digest),
+        Some(Digest::GitSha1(_) | Digest::Md5(_)) | None => None,
     }
 }
 

@@ -373,12 +373,6 @@ impl Swarm {
         }
     }
 
-    fn adopting(&mut self, index: u32) {
-        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
-        chunk.arriving = true;
-        self.drop_requests(index, None);
-    }
-
     fn want(&mut self, now: Now, wanted: ChunkSet) {
         if !wanted.is_sound(self.chunks.len() as u32) {
             return;

@@ -274,6 +274,13 @@ impl Swarm {
         }
     }
 
+    /// A chunk comes from this disk: nobody is asked for it any more.
+    pub(super) fn adopting(&mut self, index: u32) {
+        let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
+        chunk.arriving = true;
+        self.drop_requests(index, None);
+    }
+
     /// Ends the bookkeeping of one request.
     pub(super) fn take_request(&mut self, peer: NodeId, index: u32) -> Option<Asked> {
         let bytes = u64::from(*self.spec.chunk_bytes.get(index as usize)?);

@@ -11,8 +11,8 @@ use std::{error::Error, time::Duration};
 
 use emberline_agent::{
     api::{
-        ArtifactInfo, Member, Named, PathAnswer, Plan, PlanRequest, Problem, PullRequest, PullStatus, Status,
-        VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, Member, Named, PathAnswer, Plan, PlanRequest, Problem, PublishReport, PullRequest,
+        PullStatus, Status, VerifyReport, WarmRequest, WarmStatus,
     },
     error::ErrorKind,
     expose::http::STARTING_HEADER,
@@ -147,6 +147,15 @@ impl Client {
     /// As [`start_pull`](Self::start_pull).
     pub async fn verify(&self, reference: &str, repair: bool) -> Result<VerifyReport> {
         self.call_slow(self.request(Method::POST, &["verify"], &[]).json(&Verify { reference, repair })).await
+    }
+
+    /// Writes the manifest of a model beside it at its origin.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn publish(&self, reference: &str) -> Result<PublishReport> {
+        let named = Named { reference: reference.to_owned() };
+        self.call_slow(self.request(Method::POST, &["publish"], &[]).json(&named)).await
     }
 
     /// Keeps an artifact from eviction, or lets it go.

@@ -7,6 +7,7 @@ pub(crate) mod members;
 pub(crate) mod path;
 pub(crate) mod pin;
 pub(crate) mod plan;
+pub(crate) mod publish;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod secret;

@@ -5,7 +5,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
-use emberline_agent::api::{ArtifactInfo, JobState, Member, Plan, Status, VerifyReport, WarmStatus};
+use emberline_agent::api::{
+    ArtifactInfo, JobState, Member, Plan, PublishReport, Status, VerifyReport, WarmStatus,
+};
 
 use super::progress::{phase_word, sources};
 use crate::units;
@@ -178,6 +180,18 @@ pub fn verify(report: &VerifyReport, width: Option<u16>) -> String {
         text += &format!("\n… and {} more; --json lists all", report.corrupt.len() - SHOWN_CHUNKS);
     }
     text
+}
+
+/// Where a manifest was written.
+pub fn publish(report: &PublishReport) -> String {
+    format!(
+        "{}\n  manifest {} of {} in {} ({})",
+        report.written_to,
+        short(&report.manifest),
+        units::bytes(report.total_bytes),
+        units::count(report.chunks, "chunk"),
+        units::bytes(report.bytes)
+    )
 }
 
 /// The agent in one glance.

@@ -14,7 +14,7 @@ use super::{
     files::NamedQuery,
     problem::Failure,
 };
-use crate::api::{ArtifactInfo, Named, PathAnswer, Problem, VerifyReport, VerifyRequest};
+use crate::api::{ArtifactInfo, Named, PathAnswer, Problem, PublishReport, VerifyReport, VerifyRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +117,23 @@ pub(super) async fn verify(
     Told(VerifyRequest { reference, repair }): Told<VerifyRequest>,
 ) -> Result<Json<VerifyReport>, Failure> {
     Ok(Json(door.agent()?.verify(&reference, repair).await?))
+}
+
+/// Writes the manifest of a model beside it at its origin, pulling the model first if it is not here.
+#[utoipa::path(
+    post,
+    path = "/v1/publish",
+    tag = "artifacts",
+    responses(
+        (status = 200, body = PublishReport),
+        (status = 400, description = "an origin that cannot be written", body = Problem),
+    )
+)]
+pub(super) async fn publish(
+    State(door): State<Door>,
+    Told(Named { reference }): Told<Named>,
+) -> Result<Json<PublishReport>, Failure> {
+    Ok(Json(door.agent()?.publish(&reference).await?))
 }
 
 /// Keeps an artifact from eviction.

@@ -181,6 +181,7 @@ fn patient_routes() -> OpenApiRouter<Door> {
         .routes(routes!(jobs::start_pull))
         .routes(routes!(jobs::plan))
         .routes(routes!(artifacts::verify))
+        .routes(routes!(artifacts::publish))
 }
 
 /// Prints the description, in OpenAPI's own path syntax and with one operation id a method.
