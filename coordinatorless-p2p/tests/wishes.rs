@@ -67,6 +67,10 @@ impl ChunkStore for Shelf {
         Ok(())
     }
 
+    fn knows(&self, _: &ChunkHash) -> bool {
+        false
+    }
+
     async fn adopt(&self, _: SwarmId, _: u32, _: ChunkHash) -> Result<bool> {
         Ok(false)
     }
