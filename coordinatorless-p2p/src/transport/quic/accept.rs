@@ -60,9 +60,9 @@ pub(super) async fn serve(inner: Arc<Inner>) {
     // Those who come while we wait for a slot or a token wait in the endpoint, which refuses them when
     // they become too many.
     while let Ok(slot) = Arc::clone(&slots).acquire_owned().await
-        && let Some(incoming) = inner.endpoint.accept().await
+        && let Some(incoming) = inner.endpoint.quinn().accept().await
     {
-        if inner.endpoint.open_connections() >= inner.config.max_connections {
+        if inner.endpoint.quinn().open_connections() >= inner.config.max_connections {
             incoming.refuse();
             continue;
         }

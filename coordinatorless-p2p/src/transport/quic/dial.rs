@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::crypto::rustls::QuicClientConfig;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
@@ -22,7 +21,6 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    identity::SERVER_NAME,
     transport::Peer,
 };
 
@@ -156,14 +154,10 @@ async fn connect(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>> {
 async fn handshake(inner: &Arc<Inner>, peer: Peer, whom: &str) -> Result<Arc<Link>> {
     let context = || format!("cannot connect to {whom}");
     let lost = |e| errors::connection(context(), &e, ErrorKind::Timeout);
-    let tls = QuicClientConfig::try_from(Arc::new(inner.identity.client_config(peer.id)?))
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "TLS has no cipher for QUIC", e))?;
-    let mut config = quinn::ClientConfig::new(Arc::new(tls));
-    config.transport_config(Arc::clone(&inner.transport));
     let connecting = inner
         .endpoint
-        .connect_with(config, inner.reachable(peer.addr)?, SERVER_NAME)
-        .map_err(|e| errors::connect(context(), e))?;
+        .connect(&inner.identity, peer.id, inner.reachable(peer.addr)?)
+        .map_err(|e| e.context(context()))?;
     let connection = connecting.await.map_err(lost)?;
     let id = peer_id(&connection)?;
     if id == inner.identity.id() {

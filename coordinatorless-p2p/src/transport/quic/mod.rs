@@ -11,6 +11,7 @@
 mod accept;
 mod config;
 mod dial;
+mod endpoint;
 mod errors;
 mod link;
 mod peers;
@@ -29,7 +30,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{Endpoint, EndpointConfig, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
     time::{Instant, timeout, timeout_at},
@@ -44,17 +44,13 @@ use crate::{
 };
 pub use config::QuicConfig;
 use dial::Dials;
+pub use endpoint::TunedEndpoint;
 use link::Link;
 use peers::Peers;
 use stream::{QuicRecv, QuicSend};
 
 /// A datagram of this size fits the smallest path that QUIC allows (1,200 bytes) with all headers.
 const MAX_DATAGRAM_BYTES: usize = 1_150;
-
-/// Connections that wait for a handshake, and what is kept of their first words, in bytes.
-const MAX_WAITING: usize = 1024;
-/// See [`MAX_WAITING`].
-const MAX_WAITING_BYTES: u64 = 16 << 20;
 
 /// How often unused connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -69,8 +65,7 @@ pub struct QuicTransport {
 struct Inner {
     identity: Arc<Identity>,
     config: QuicConfig,
-    transport: Arc<quinn::TransportConfig>,
-    endpoint: Endpoint,
+    endpoint: TunedEndpoint,
     local: SocketAddr,
     runtime: tokio::runtime::Handle,
     peers: Mutex<Peers>,
@@ -87,30 +82,16 @@ impl QuicTransport {
     /// # Errors
     /// `Invalid` for a configuration that makes no sense; as the socket says when it cannot be bound.
     pub fn bind(addr: SocketAddr, identity: Arc<Identity>, config: QuicConfig) -> Result<Arc<Self>> {
-        config.check()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|e| {
             Error::with_source(ErrorKind::Invalid, "a QUIC endpoint needs a tokio runtime around it", e)
         })?;
-        let transport = config.transport()?;
-        let bound = || format!("cannot bind UDP {addr}");
-        let socket = socket::bind(addr, config.socket_buffer_bytes).at(bound)?;
-        let socket = TokioRuntime.wrap_udp_socket(socket).at(bound)?;
-        let socket = Arc::new(socket::CappedSocket::new(socket, config.max_payload_bytes.into()));
-        let mut endpoint_config = EndpointConfig::default();
-        endpoint_config
-            .max_udp_payload_size(config.max_payload_bytes)
-            .map_err(|e| Error::with_source(ErrorKind::Invalid, "max_payload_bytes is out of range", e))?;
-        let server = server_config(&identity, &transport)?;
-        let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, Arc::new(TokioRuntime))
-                .at(bound)?;
-        let local = endpoint.local_addr().at(bound)?;
+        let endpoint = TunedEndpoint::bind(addr, &identity, &config)?;
+        let local = endpoint.quinn().local_addr().at(|| format!("cannot bind UDP {addr}"))?;
         let (incoming, incoming_queue) = mpsc::channel(config.incoming_queue);
         let (datagrams, datagram_queue) = mpsc::channel(config.datagram_queue);
         let inner = Arc::new(Inner {
             identity,
             config,
-            transport,
             endpoint,
             local,
             runtime,
@@ -134,21 +115,6 @@ impl QuicTransport {
     pub fn identity(&self) -> &Arc<Identity> {
         &self.inner.identity
     }
-}
-
-fn server_config(
-    identity: &Identity,
-    transport: &Arc<quinn::TransportConfig>,
-) -> Result<quinn::ServerConfig> {
-    let tls = QuicServerConfig::try_from(Arc::new(identity.server_config()?))
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "TLS has no cipher for QUIC", e))?;
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    server
-        .transport_config(Arc::clone(transport))
-        .migration(false)
-        .max_incoming(MAX_WAITING)
-        .incoming_buffer_size_total(MAX_WAITING_BYTES);
-    Ok(server)
 }
 
 async fn sweep(inner: Arc<Inner>) {
@@ -303,7 +269,7 @@ impl Transport for QuicTransport {
     async fn close(&self, deadline: Duration) {
         let inner = &self.inner;
         let deadline = Instant::now() + deadline;
-        inner.endpoint.set_server_config(None);
+        inner.endpoint.quinn().set_server_config(None);
         let mut look = tokio::time::interval(Duration::from_millis(5));
         let quiet = async {
             while inner.peers().is_busy() {
@@ -312,18 +278,18 @@ impl Transport for QuicTransport {
         };
         let _ = timeout_at(deadline, quiet).await;
         inner.stop.cancel();
-        inner.endpoint.close(errors::CLOSED, b"closing");
+        inner.endpoint.quinn().close(errors::CLOSED, b"closing");
         inner.tasks.close();
         inner.tasks.wait().await;
         // Lets the farewell leave the socket; a peer that does not hear it waits for its time-out.
         let farewell = Instant::now() + Duration::from_millis(200);
-        let _ = timeout_at(deadline.max(farewell), inner.endpoint.wait_idle()).await;
+        let _ = timeout_at(deadline.max(farewell), inner.endpoint.quinn().wait_idle()).await;
     }
 }
 
 impl Drop for QuicTransport {
     fn drop(&mut self) {
         self.inner.stop.cancel();
-        self.inner.endpoint.close(errors::CLOSED, b"dropped");
+        self.inner.endpoint.quinn().close(errors::CLOSED, b"dropped");
     }
 }
