@@ -19,3 +19,4 @@ pub mod process_stats;
 pub mod relay;
 pub mod site;
 pub mod swarm_bench;
+pub mod transport_bench;
