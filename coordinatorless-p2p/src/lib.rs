@@ -7,6 +7,7 @@
 //! Pure and without clock: [`chunk`], [`node`], [`ring`], [`meeting`], [`swarm`], [`wire`].
 //! With sockets and timers: [`transport`], [`exchange`], [`membership`], and the shell [`cluster`].
 
+pub mod buffer;
 pub mod chunk;
 pub mod cluster;
 mod embedding;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use coordinatorless_p2p::buffer;
 use rustix::{
-    buffer::spare_capacity,
     fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs},
     io::Errno,
 };
@@ -21,18 +21,23 @@ pub(super) const BLOCK_BYTES: u64 = 4096;
 
 /// Reads exactly `len` bytes at `offset` into one buffer, which is not zeroed first.
 pub(super) fn read_at(file: &File, offset: u64, len: u32) -> io::Result<Bytes> {
-    let mut buffer = Vec::with_capacity(len as usize);
+    let mut buffer = buffer::take(len as usize);
     while buffer.len() < len as usize {
-        let at = offset + buffer.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(Errno::INTR) => {}
+        let (done, rest) = (buffer.len(), len as usize - buffer.len());
+        // The buffer may be larger than what was asked for.
+        let room = &mut buffer.spare_capacity_mut()[..rest];
+        match rustix::io::pread(file, room, offset + done as u64) {
+            Ok((read, _)) if read.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((read, _)) => {
+                let filled = done + read.len();
+                // SAFETY: the first `done` bytes were filled before, pread filled those that follow.
+                unsafe { buffer.set_len(filled) };
+            }
+            Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    // The allocator may have given more than was asked for, and pread filled it.
-    buffer.truncate(len as usize);
-    Ok(Bytes::from(buffer))
+    Ok(buffer::share(buffer))
 }
 
 /// Writes all of `bytes` at `offset`.

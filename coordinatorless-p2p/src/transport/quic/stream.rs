@@ -3,7 +3,6 @@
 //! Bytes go out without a copy and come in with one, into a buffer of exactly the wanted size.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,19 +11,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
-use quinn::ReadError;
-use tokio::{io::AsyncReadExt, time::timeout};
+use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::{errors, link::InUse};
 use crate::{
+    buffer,
     error::{Error, ErrorKind, Result},
     transport::{RecvStream, SendStream},
 };
 
-/// What is set aside for a message before its first bytes came; a peer that announces much and
-/// sends nothing costs no more than this.
-const FIRST_BUFFER_BYTES: usize = 64 << 10;
+/// So much of a message must have come before room for all of it is set aside: a peer that announces much
+/// and sends little costs no more than this.
+const FIRST_BYTES: usize = 64 << 10;
 
 pub(super) struct QuicSend {
     stream: quinn::SendStream,
@@ -93,28 +92,22 @@ impl QuicRecv {
     pub(super) fn new(stream: quinn::RecvStream, link: Arc<InUse>) -> Self {
         Self { stream, link, started: false }
     }
-
-    fn failed(&self, error: io::Error) -> Error {
-        let context = format!("receiving from {}", self.link);
-        match error.downcast::<ReadError>() {
-            Ok(e) => errors::read(context, e),
-            Err(e) => Error::with_source(ErrorKind::UNAVAILABLE, context, e),
-        }
-    }
 }
 
 #[async_trait]
 impl RecvStream for QuicRecv {
     async fn recv(&mut self, len: usize, stall: Duration, progress: &AtomicU64) -> Result<Bytes> {
-        let mut buffer = BytesMut::with_capacity(len.min(FIRST_BUFFER_BYTES));
-        while buffer.len() < len {
-            if buffer.len() == buffer.capacity() {
-                buffer.reserve(len - buffer.len());
-            }
-            let room = len - buffer.len();
-            let read = match timeout(stall, self.stream.read_buf(&mut (&mut buffer).limit(room))).await {
-                Ok(Ok(read)) => read,
-                Ok(Err(e)) => return Err(self.failed(e)),
+        let mut gathered = Gathered::default();
+        while gathered.len < len {
+            let rest = len - gathered.len;
+            let piece = match timeout(stall, self.stream.read_chunk(rest, true)).await {
+                Ok(Ok(Some(chunk))) => chunk.bytes,
+                Ok(Ok(None)) => {
+                    let kind = if self.started { ErrorKind::Invalid } else { ErrorKind::NotFound };
+                    let context = format!("the stream from {} ended {rest} bytes early", self.link);
+                    return Err(Error::new(kind, context));
+                }
+                Ok(Err(e)) => return Err(errors::read(format!("receiving from {}", self.link), e)),
                 Err(_) => {
                     return Err(Error::new(
                         ErrorKind::Timeout,
@@ -122,15 +115,48 @@ impl RecvStream for QuicRecv {
                     ));
                 }
             };
-            if read == 0 {
-                let kind = if self.started { ErrorKind::Invalid } else { ErrorKind::NotFound };
-                let context =
-                    format!("the stream from {} ended {} bytes early", self.link, len - buffer.len());
-                return Err(Error::new(kind, context));
-            }
             self.started = true;
-            progress.fetch_add(read as u64, Ordering::Relaxed);
+            progress.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            gathered.add(piece, len);
         }
-        Ok(buffer.freeze())
+        Ok(gathered.finish(len))
+    }
+}
+
+/// What has come of one message: the pieces as they are while they are few, then one buffer.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<Bytes>,
+    buffer: Vec<u8>,
+    len: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, piece: Bytes, whole: usize) {
+        self.len += piece.len();
+        if self.buffer.capacity() > 0 {
+            self.buffer.extend_from_slice(&piece);
+            return;
+        }
+        self.pieces.push(piece);
+        if self.len >= FIRST_BYTES && self.pieces.len() > 1 {
+            self.pour(whole);
+        }
+    }
+
+    fn pour(&mut self, whole: usize) {
+        self.buffer = buffer::take(whole);
+        self.pieces.drain(..).for_each(|piece| self.buffer.extend_from_slice(&piece));
+    }
+
+    fn finish(mut self, whole: usize) -> Bytes {
+        match self.pieces.as_slice() {
+            [only] => only.clone(),
+            [_, _, ..] => {
+                self.pour(whole);
+                buffer::share(self.buffer)
+            }
+            [] => buffer::share(self.buffer),
+        }
     }
 }
