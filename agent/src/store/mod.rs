@@ -517,6 +517,10 @@ impl ChunkStore for Store {
 
     async fn adopt(&self, swarm: SwarmId, index: u32, hash: ChunkHash) -> Result<bool> {
         let artifact = self.shelf.artifact(swarm)?;
+        // Asked before every request of a chunk: where nobody has it, no thread is bothered.
+        if !self.knows(&hash) {
+            return Ok(false);
+        }
         self.blocking(move |shelf| shelf.adopt_chunk(&artifact, index, hash)).await
     }
 
