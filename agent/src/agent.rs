@@ -11,7 +11,7 @@ use std::{
 
 use coordinatorless_p2p::{
     ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey, SwarmId,
-    cluster::{Cluster, ClusterConfig, Observer, Parts, Work},
+    cluster::{self, Cluster, ClusterConfig, Observer, Parts, Work},
     transport::{
         Transport,
         quic::{QuicConfig, QuicTransport},
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        ArtifactInfo, Member, PathAnswer, Plan, PlanRequest, Problem, PublishReport, PullRequest, PullStatus,
-        ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, LimitChange, Limits, Member, PathAnswer, Plan, PlanRequest, Problem, PublishReport,
+        PullRequest, PullStatus, ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
     engine::Engine,
@@ -98,7 +98,11 @@ impl Agent {
                 host: Arc::new(AgentHost { pulls: pulls.clone(), store: store.clone() }),
                 observer: Arc::new(Trouble),
             };
-            let cluster = Cluster::start(parts, ClusterConfig::default());
+            let limits = cluster::Limits {
+                upload: some_limit(config.cluster.max_upload_bytes),
+                download: some_limit(config.cluster.max_download_bytes),
+            };
+            let cluster = Cluster::start(parts, ClusterConfig { limits, ..ClusterConfig::default() });
             Pulls::new(Arc::new(Engine {
                 resolver: Resolver::new(origins.clone(), store.clone(), cluster.clone()),
                 store,
@@ -279,6 +283,26 @@ impl Agent {
         members
     }
 
+    /// The limits on what passes between this node and the others.
+    pub fn limits(&self) -> Limits {
+        let limits = self.inner.engine.cluster.limits();
+        Limits {
+            max_upload_bytes: limits.upload.unwrap_or(0),
+            max_download_bytes: limits.download.unwrap_or(0),
+        }
+    }
+
+    /// Changes the limits, for transfers under way as well. Forgotten at the next start.
+    pub fn limit(&self, change: LimitChange) -> Limits {
+        let now = self.limits();
+        self.inner.engine.cluster.set_limits(cluster::Limits {
+            upload: some_limit(change.max_upload_bytes.unwrap_or(now.max_upload_bytes)),
+            download: some_limit(change.max_download_bytes.unwrap_or(now.max_download_bytes)),
+        });
+        tracing::info!(limits = ?self.limits(), "limits changed");
+        self.limits()
+    }
+
     /// The agent in one glance.
     pub async fn status(&self, resident: bool) -> Status {
         let inner = &self.inner;
@@ -345,6 +369,11 @@ impl Agent {
         let rest = end.saturating_duration_since(tokio::time::Instant::now());
         self.inner.engine.store.close(rest.max(Duration::from_secs(1))).await;
     }
+}
+
+/// In settings and on the wire 0 stands for no limit.
+fn some_limit(bytes: u64) -> Option<u64> {
+    (bytes > 0).then_some(bytes)
 }
 
 fn member(node: &Node, state: &str, me: bool) -> Member {

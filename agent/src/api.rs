@@ -495,6 +495,25 @@ pub struct Status {
     pub uptime_seconds: f64,
 }
 
+/// The most payload bytes a second between this node and all others together; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Limits {
+    /// Served to others.
+    pub max_upload_bytes: u64,
+    /// Asked of others.
+    pub max_download_bytes: u64,
+}
+
+/// New limits; what is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitChange {
+    /// Served to others; 0: no limit.
+    pub max_upload_bytes: Option<u64>,
+    /// Asked of others; 0: no limit.
+    pub max_download_bytes: Option<u64>,
+}
+
 /// Names an artifact in a body or query: reference, swarm id or manifest hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -114,6 +114,10 @@ pub struct ClusterSettings {
     pub zone: String,
     /// Share of the ring, 100 being one.
     pub weight: u16,
+    /// Payload bytes a second served to other nodes, all together; 0: no limit.
+    pub max_upload_bytes: u64,
+    /// Payload bytes a second asked of other nodes, all together; 0: no limit.
+    pub max_download_bytes: u64,
     /// The 32-byte cluster secret, 64 hex digits in a file only its owner can read.
     pub secret_file: Option<PathBuf>,
     /// Instead of a secret: CA, certificate and key, PEM.
@@ -166,6 +170,8 @@ impl Default for ClusterSettings {
             seeds: Vec::new(),
             zone: String::new(),
             weight: coordinatorless_p2p::Node::WEIGHT,
+            max_upload_bytes: 0,
+            max_download_bytes: 0,
             secret_file: None,
             ca_file: None,
             certificate_file: None,

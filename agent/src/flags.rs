@@ -37,6 +37,12 @@ pub struct AgentFlags {
     /// Availability zone of this node.
     #[arg(long)]
     pub zone: Option<String>,
+    /// The most payload a second served to other nodes, such as 100MB; 0: no limit.
+    #[arg(long, value_name = "SIZE")]
+    pub max_upload: Option<String>,
+    /// The most payload a second asked of other nodes; 0: no limit.
+    #[arg(long, value_name = "SIZE")]
+    pub max_download: Option<String>,
     /// What people call this node.
     #[arg(long)]
     pub name: Option<String>,
@@ -83,6 +89,8 @@ impl AgentFlags {
             seeds,
             one("--secret-file", "cluster.secret_file", text(places.secret_file)),
             one("--zone", "cluster.zone", self.zone),
+            one("--max-upload", "cluster.max_upload_bytes", self.max_upload),
+            one("--max-download", "cluster.max_download_bytes", self.max_download),
             one("--name", "cluster.name", self.name),
             one("--log-format", "log.format", self.log_format),
             one("--log-level", "log.level", self.log_level),

@@ -335,11 +335,7 @@ impl Resolver {
 
 /// The flight for `name` that is under way or has landed lately, else a new one. At most `max` are
 /// remembered: the oldest goes, which at worst costs its origin a listing more.
-fn join_listing(
-    listings: &mut HashMap<String, Listing>,
-    name: &str,
-    max: usize,
-) -> Arc<OnceCell<Listed>> {
+fn join_listing(listings: &mut HashMap<String, Listing>, name: &str, max: usize) -> Arc<OnceCell<Listed>> {
     // A flight still under way is joined however old it is.
     let usable = |l: &Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
     if let Some(listing) = listings.get(name).filter(|l| usable(l)) {

@@ -34,11 +34,14 @@ use crate::{
     ring::Ring,
     seam::SpanSource,
     swarm::SwarmSpec,
+    throttle::Throttle,
     transport::Incoming,
     wire::{self, FRAME_BYTES_MAX, HEAD_BYTES_MAX, MEET_SWARMS_MAX, Meet, Met, Opening},
 };
 
-pub use crate::embedding::{ClusterConfig, FIRST_HOST_SERVICE, Host, Observer, Parts, Unobserved, Work};
+pub use crate::embedding::{
+    ClusterConfig, FIRST_HOST_SERVICE, Host, Limits, Observer, Parts, Unobserved, Work,
+};
 
 const MEET_SERVICE: u16 = 1;
 /// Homes of a key: successors on the ring.
@@ -99,10 +102,16 @@ impl Cluster {
             membership: parts.membership,
             store: parts.store.clone(),
             observer: parts.observer,
+            download: Throttle::new(config.limits.download),
             config,
         });
         let inner = Arc::new(Inner {
-            server: ChunkServer::new(parts.store, shared.config.uploads_max, shared.config.stall),
+            server: ChunkServer::new(
+                parts.store,
+                shared.config.uploads_max,
+                shared.config.stall,
+                Throttle::new(shared.config.limits.upload),
+            ),
             swarms: Mutex::new(HashMap::new()),
             meeting: Mutex::new(MeetingPlace::default()),
             tickets: AtomicU64::new(1),
@@ -144,6 +153,17 @@ impl Cluster {
     /// Payload bytes sent to other nodes since start.
     pub fn served_bytes(&self) -> u64 {
         self.inner.server.served_bytes()
+    }
+
+    /// The limits as they are now.
+    pub fn limits(&self) -> Limits {
+        Limits { upload: self.inner.server.upload.rate(), download: self.inner.shared.download.rate() }
+    }
+
+    /// Changes the limits, for transfers under way as well.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.server.upload.set(limits.upload);
+        self.inner.shared.download.set(limits.download);
     }
 
     /// Wants chunks of a swarm here. The wish lasts as long as the handle.

@@ -15,11 +15,21 @@ use crate::{
     node::{Node, NodeId},
     seam::ChunkStore,
     swarm::{SwarmConfig, SwarmSpec},
+    throttle::Throttle,
     transport::{Peer, Transport},
 };
 
 /// Services below this number belong to the cluster itself.
 pub const FIRST_HOST_SERVICE: u16 = 16;
+
+/// Payload bytes a second that may pass between this node and all others together; `None`: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Served to others.
+    pub upload: Option<u64>,
+    /// Asked of others.
+    pub download: Option<u64>,
+}
 
 /// How the cluster behaves.
 #[derive(Debug, Clone)]
@@ -36,6 +46,8 @@ pub struct ClusterConfig {
     pub give_up: Duration,
     /// How long homes have to answer.
     pub meet_deadline: Duration,
+    /// The limits to begin with.
+    pub limits: Limits,
 }
 
 impl Default for ClusterConfig {
@@ -47,6 +59,7 @@ impl Default for ClusterConfig {
             streams_max: 4096,
             give_up: Duration::from_secs(120),
             meet_deadline: Duration::from_secs(2),
+            limits: Limits::default(),
         }
     }
 }
@@ -129,6 +142,8 @@ pub(crate) struct Surroundings {
     pub(crate) store: Arc<dyn ChunkStore>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) config: ClusterConfig,
+    /// Payload that may be asked for.
+    pub(crate) download: Throttle,
 }
 
 impl Surroundings {

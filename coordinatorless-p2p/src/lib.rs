@@ -20,6 +20,7 @@ pub mod node;
 pub mod ring;
 pub mod seam;
 pub mod swarm;
+mod throttle;
 pub mod transport;
 pub mod wire;
 

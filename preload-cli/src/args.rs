@@ -59,6 +59,7 @@ pub(crate) enum Asking {
     Unpin(command::pin::Unpin),
     Rm(command::rm::Rm),
     Members(command::members::Members),
+    Limit(command::limit::Limit),
     Agent(command::agent::Agent),
     Demo(demo::Demo),
 }
@@ -110,6 +111,7 @@ mod tests {
             "path",
             "rm",
             "pin",
+            "limit --upload fast",
             "secret",
             "secret new",
             "completions tcsh",
@@ -141,6 +143,8 @@ mod tests {
             "verify s3://b/p --no-repair",
             "rm s3://b/p --force",
             "demo --nodes 3 --size 64MiB --keep",
+            "limit",
+            "limit --upload 100MB --download 0",
             "-q -vv status",
         ];
         for line in right {

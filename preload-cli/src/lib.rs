@@ -99,6 +99,7 @@ async fn ask(command: Asking, context: &Context) -> Result<()> {
         Asking::Unpin(unpin) => Box::pin(unpin.run(context)),
         Asking::Rm(rm) => Box::pin(rm.run(context)),
         Asking::Members(members) => Box::pin(members.run(context)),
+        Asking::Limit(limit) => Box::pin(limit.run(context)),
     };
     unless_interrupted(work).await?.unwrap_or_else(|| Err(Failure::interrupted("interrupted")))
 }

@@ -46,6 +46,10 @@ seeds = []
 zone = ""
 # Share of the ring, 100 being one.
 weight = 100
+# The most payload a second that is served to other nodes, and asked of them, all together; 0: no limit.
+# `preload limit` changes both while the agent runs.
+max_upload_bytes = 0
+max_download_bytes = 0
 # The cluster secret, the same on every node; make one with `preload secret new FILE`. Mode 0600.
 #secret_file = "/etc/emberline/cluster.secret"
 # Instead of a secret: your own CA, certificate and key, in PEM.

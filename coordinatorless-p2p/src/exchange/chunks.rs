@@ -16,6 +16,7 @@ use crate::{
     chunk::{ChunkHash, MAX_CHUNK_BYTES, SwarmId},
     error::{Error, ErrorKind, Result},
     seam::ChunkStore,
+    throttle::Throttle,
     transport::{Peer, SendStream, Transport},
     wire::{self, ChunkReply, HEAD_BYTES_MAX, Opening},
 };
@@ -69,11 +70,18 @@ pub(crate) struct ChunkServer {
     places: Semaphore,
     stall: Duration,
     served: AtomicU64,
+    /// Payload that may leave.
+    pub(crate) upload: Throttle,
 }
 
 impl ChunkServer {
-    pub(crate) fn new(store: Arc<dyn ChunkStore>, uploads_max: usize, stall: Duration) -> Self {
-        Self { store, places: Semaphore::new(uploads_max), stall, served: AtomicU64::new(0) }
+    pub(crate) fn new(
+        store: Arc<dyn ChunkStore>,
+        uploads_max: usize,
+        stall: Duration,
+        upload: Throttle,
+    ) -> Self {
+        Self { store, places: Semaphore::new(uploads_max), stall, served: AtomicU64::new(0), upload }
     }
 
     /// Payload bytes sent since start.
@@ -91,7 +99,7 @@ impl ChunkServer {
         let Ok(_place) = self.places.try_acquire() else {
             return self.say(&mut *send, ChunkReply::Busy).await;
         };
-        let (hash, bytes) = match self.store.read(swarm, index).await {
+        let (hash, mut bytes) = match self.store.read(swarm, index).await {
             Ok(found) => found,
             Err(e) => {
                 tracing::debug!(%swarm, index, error = %e, "a chunk that was asked for cannot be read");
@@ -101,7 +109,11 @@ impl ChunkServer {
         debug_assert!(bytes.len() <= MAX_CHUNK_BYTES as usize);
         let len = bytes.len() as u32;
         send.send(wire::frame(&ChunkReply::Found { hash, bytes: len })?, self.stall).await?;
-        send.send(bytes, self.stall).await?;
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(self.upload.piece_bytes()));
+            self.upload.pass(piece.len()).await;
+            send.send(piece, self.stall).await?;
+        }
         send.finish()?;
         self.served.fetch_add(len.into(), Ordering::Relaxed);
         Ok(())
@@ -110,5 +122,80 @@ impl ChunkServer {
     async fn say(&self, send: &mut dyn SendStream, reply: ChunkReply) -> Result<()> {
         send.send(wire::frame(&reply)?, self.stall).await?;
         send.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio::{sync::mpsc, time::Instant};
+
+    use super::*;
+    use crate::{chunk::VerifiedChunk, seam::Inventory};
+
+    struct One(Bytes);
+
+    #[async_trait]
+    impl ChunkStore for One {
+        fn inventory(&self, _: SwarmId) -> Result<Inventory> {
+            Err(Error::new(ErrorKind::NotFound, "not asked for"))
+        }
+        async fn read(&self, _: SwarmId, _: u32) -> Result<(ChunkHash, Bytes)> {
+            Ok((ChunkHash::of(&self.0), self.0.clone()))
+        }
+        async fn write(&self, _: SwarmId, _: u32, _: VerifiedChunk) -> Result<()> {
+            Ok(())
+        }
+        fn knows(&self, _: &ChunkHash) -> bool {
+            false
+        }
+
+        async fn adopt(&self, _: SwarmId, _: u32, _: ChunkHash) -> Result<bool> {
+            Ok(false)
+        }
+        fn discard(&self, _: SwarmId, _: u32) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Wire(mpsc::UnboundedSender<Bytes>);
+
+    #[async_trait]
+    impl SendStream for Wire {
+        async fn send(&mut self, bytes: Bytes, _: Duration) -> Result<()> {
+            let _ = self.0.send(bytes);
+            Ok(())
+        }
+        fn finish(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn set_priority(&mut self, _: i32) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_served_keeps_to_the_limit_and_goes_out_in_small_pieces() {
+        let content = Bytes::from(vec![7; 1 << 20]);
+        let upload = Throttle::new(Some(1 << 20));
+        let server = ChunkServer::new(Arc::new(One(content.clone())), 8, Duration::from_secs(30), upload);
+        let serve = || async {
+            let (wire, mut sent) = mpsc::unbounded_channel();
+            let began = Instant::now();
+            server.answer(SwarmId([1; 32]), 0, Box::new(Wire(wire))).await.unwrap();
+            let (mut body, mut largest) = (Vec::new(), 0);
+            // The head comes first.
+            sent.recv().await.unwrap();
+            while let Some(piece) = sent.recv().await {
+                largest = largest.max(piece.len());
+                body.extend_from_slice(&piece);
+            }
+            assert_eq!(body, content);
+            (began.elapsed().as_secs_f64(), largest)
+        };
+        let (seconds, largest) = serve().await;
+        assert!((0.9..1.1).contains(&seconds), "a MiB at a MiB a second took {seconds} s");
+        assert!(largest <= 16 << 10, "{largest} bytes went out at once");
+        server.upload.set(None);
+        let (seconds, largest) = serve().await;
+        assert!(seconds < 0.01 && largest == content.len(), "{seconds} s, {largest} bytes");
     }
 }

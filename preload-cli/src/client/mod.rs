@@ -11,8 +11,8 @@ use std::{error::Error, time::Duration};
 
 use emberline_agent::{
     api::{
-        ArtifactInfo, Member, Named, PathAnswer, Plan, PlanRequest, Problem, PublishReport, PullRequest,
-        PullStatus, Status, VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, LimitChange, Limits, Member, Named, PathAnswer, Plan, PlanRequest, Problem,
+        PublishReport, PullRequest, PullStatus, Status, VerifyReport, WarmRequest, WarmStatus,
     },
     error::ErrorKind,
     expose::http::STARTING_HEADER,
@@ -177,6 +177,22 @@ impl Client {
     /// As [`start_pull`](Self::start_pull).
     pub async fn members(&self) -> Result<Vec<Member>> {
         self.call(self.request(Method::GET, &["members"], &[])).await
+    }
+
+    /// The limits on what passes between that node and the others.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn limits(&self) -> Result<Limits> {
+        self.call(self.request(Method::GET, &["limits"], &[])).await
+    }
+
+    /// Changes them.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn limit(&self, change: &LimitChange) -> Result<Limits> {
+        self.call(self.request(Method::PUT, &["limits"], &[]).json(change)).await
     }
 
     /// The agent in one glance.

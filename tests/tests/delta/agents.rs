@@ -28,7 +28,7 @@ const OVERHEAD_BYTES: u64 = 400_000;
 
 /// A bucket with two versions of a model, of which the second has other values in its last layers.
 struct Bucket {
-    moto: Moto,
+    _moto: Moto,
     relay: Relay,
     v2: Files,
     v2_bytes: u64,

@@ -2,8 +2,13 @@
 
 use axum::{Json, extract::State};
 
-use super::{Door, artifacts::Resident, extract::Asked, problem::Failure};
-use crate::api::{Member, Status};
+use super::{
+    Door,
+    artifacts::Resident,
+    extract::{Asked, Told},
+    problem::Failure,
+};
+use crate::api::{LimitChange, Limits, Member, Problem, Status};
 
 /// The members this node sees, itself first.
 #[utoipa::path(get, path = "/v1/members", tag = "cluster", responses((status = 200, body = Vec<Member>)))]
@@ -24,4 +29,24 @@ pub(super) async fn status(
     Asked(Resident { resident }): Asked<Resident>,
 ) -> Result<Json<Status>, Failure> {
     Ok(Json(door.agent()?.status(resident).await))
+}
+
+/// The most payload a second that passes between this node and the others.
+#[utoipa::path(get, path = "/v1/limits", tag = "cluster", responses((status = 200, body = Limits)))]
+pub(super) async fn limits(State(door): State<Door>) -> Result<Json<Limits>, Failure> {
+    Ok(Json(door.agent()?.limits()))
+}
+
+/// Changes it, for transfers under way as well; what is left out stays.
+#[utoipa::path(
+    put,
+    path = "/v1/limits",
+    tag = "cluster",
+    responses((status = 200, body = Limits), (status = 400, body = Problem))
+)]
+pub(super) async fn limit(
+    State(door): State<Door>,
+    Told(change): Told<LimitChange>,
+) -> Result<Json<Limits>, Failure> {
+    Ok(Json(door.agent()?.limit(change)))
 }

@@ -171,6 +171,7 @@ fn quick_routes() -> OpenApiRouter<Door> {
         .routes(routes!(artifacts::pin, artifacts::unpin))
         .routes(routes!(cluster::members))
         .routes(routes!(cluster::status))
+        .routes(routes!(cluster::limits, cluster::limit))
         .routes(routes!(files::by_reference))
         .routes(routes!(files::by_artifact))
 }

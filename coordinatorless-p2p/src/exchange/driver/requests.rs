@@ -34,6 +34,7 @@ impl Driver {
                 let _ = events.send(Event::Stored { index, hash, source: Source::Disk }).await;
                 return;
             }
+            shared.download.pass(len as usize).await;
             let stall = shared.config.stall;
             // A holder's hashes may come behind its bitmap; what is on this disk is not fetched for that.
             let unneeded = |hash: &ChunkHash| known.is_none() && shared.store.knows(hash);
