@@ -221,7 +221,7 @@ impl Reporter {
 fn pace(s: &mut PullStatus, state: &mut ReporterState) {
     s.elapsed_seconds = state.began.elapsed().as_secs_f64();
     let quiet = state.heard.elapsed();
-    s.quiet_seconds = (s.phase == Phase::Fetching && quiet >= QUIET).then(|| quiet.as_secs_f64());
+    s.quiet_seconds = (s.phase == Phase::Fetching && quiet >= QUIET).then_some(quiet.as_secs_f64());
     let took = state.rate_at.elapsed();
     if took < Duration::from_millis(200) {
         return;

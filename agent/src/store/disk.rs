@@ -27,7 +27,7 @@ pub(super) fn read_at(file: &File, offset: u64, len: u32) -> io::Result<Bytes> {
         // The buffer may be larger than what was asked for.
         let room = &mut buffer.spare_capacity_mut()[..rest];
         match rustix::io::pread(file, room, offset + done as u64) {
-            Ok((read, _)) if read.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(([], _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((read, _)) => {
                 let filled = done + read.len();
                 // SAFETY: the first `done` bytes were filled before, pread filled those that follow.

@@ -120,7 +120,7 @@ async fn what_cannot_be_unlinked_counts_until_it_is_gone_and_is_tried_again() {
     // In the way of the directory that evicted artifacts are moved to first.
     let in_the_way = dir.path().join("artifacts").join(format!(".gone-0-{}", first.swarm()));
     std::fs::create_dir_all(in_the_way.join("full")).unwrap();
-    let refused = second.pull(&store).await.err().expect("there is no room");
+    let refused = second.pull(&store).await.expect_err("there is no room");
     assert_eq!(refused.kind(), ErrorKind::Full, "{refused}");
     assert!(store.lease(first.swarm()).is_err(), "it was not chosen: {refused}");
     assert!(disk_usage(dir.path()) > 4 * MIB && store.space().used_bytes > 4 * MIB);

@@ -10,6 +10,10 @@ use rand::seq::SliceRandom;
 use super::{Now, Output, Swarm, peers::Asked};
 use crate::node::NodeId;
 
+/// What passes, beside the round trip, between the last byte of a chunk and the next request: hashing,
+/// deciding, the holder's disk. Counts where links are fast.
+const TURNAROUND: Duration = Duration::from_millis(2);
+
 impl Swarm {
     /// Fills the free places of every holder.
     pub(super) fn ask_holders(&mut self, now: Now) {
@@ -41,7 +45,7 @@ impl Swarm {
 
     fn has_place(&self, neighbour: &super::Neighbour) -> bool {
         let mean = self.mean_chunk_bytes();
-        let pipe = neighbour.rate * neighbour.round_trip.as_secs_f64();
+        let pipe = neighbour.rate * (neighbour.round_trip + TURNAROUND).as_secs_f64();
         let budget = f64::from(self.config.requests_per_holder) * mean + pipe;
         neighbour.asked.is_empty() || (neighbour.asked_bytes as f64) + mean / 2.0 < budget
     }

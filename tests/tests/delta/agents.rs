@@ -52,7 +52,7 @@ impl Bucket {
         let relay = Relay::start(upstream, None).await.expect("a relay");
         let v2_bytes = v2.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         assert!(changed_bytes > v2_bytes / 10 && changed_bytes < v2_bytes / 2, "{changed_bytes}");
-        Self { moto, relay, v2, v2_bytes, changed_bytes }
+        Self { _moto: moto, relay, v2, v2_bytes, changed_bytes }
     }
 
     fn environment(&self) -> Vec<(String, String)> {
