@@ -318,7 +318,7 @@ impl Resolver {
     /// a listing that will not do.
     ///
     /// # Errors
-    /// `Denied` for references that name a path of this machine; as [`list`](Self::list).
+    /// `Denied` for references that name a path of this machine; as listing the origin.
     pub async fn answer(&self, question: &str) -> Result<Vec<u8>> {
         let (name, outdated) = match question.split_once('\n') {
             Some((name, outdated)) => (name, Some(outdated.parse::<SwarmId>()?)),
