@@ -59,7 +59,7 @@ fn an_agent_that_is_named_and_not_there_is_said_so_with_what_to_do() {
 
 #[test]
 fn an_address_that_is_none_is_wrong_usage() {
-    let output = preload(&["ls", "--agent", "localhost:7580"]);
+    let output = preload(&["ls", "--agent", "ftp://localhost:7580"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 

@@ -57,8 +57,8 @@ impl HttpService for Connector {
         let is_store = host_key(&url) == self.host;
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
-        if let Some(bytes) = body.as_bytes().filter(|bytes| !bytes.is_empty()) {
-            *request.body_mut() = Some(bytes.clone().into());
+        if !body.is_empty() {
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
         }
         let response = if is_store {
             let response = self.ways.client.execute(request).await.map_err(failed)?;

@@ -24,10 +24,12 @@ mod commit;
 #[cfg(feature = "faults")]
 mod corrupting;
 mod describe;
+mod digests;
 mod disk;
 mod fault;
 mod index;
 mod journal;
+mod keeping;
 mod kept;
 mod leftovers;
 mod links;
@@ -39,10 +41,11 @@ mod recover;
 mod resident;
 mod shelf;
 mod space;
+mod sweeping;
 mod twin;
 mod verify;
 
-pub use self::{kept::Keeping, opened::OpenedFile};
+pub use self::{keeping::Keeping, opened::OpenedFile};
 
 use std::{
     path::PathBuf,
@@ -517,8 +520,9 @@ impl ChunkStore for Store {
 
     async fn adopt(&self, swarm: SwarmId, index: u32, hash: ChunkHash) -> Result<bool> {
         let artifact = self.shelf.artifact(swarm)?;
+        let place = artifact.place(index)?;
         // Asked before every request of a chunk: where nobody has it, no thread is bothered.
-        if !self.knows(&hash) {
+        if !self.shelf.is_settled(&artifact, index, place, hash)? && !self.knows(&hash) {
             return Ok(false);
         }
         self.blocking(move |shelf| shelf.adopt_chunk(&artifact, index, hash)).await

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use super::{
     artifact::{Artifact, FileState},
+    digests::Digests,
     disk,
     index::Index,
     kept::Kept,
@@ -29,7 +30,6 @@ use super::{
     lock::DirLock,
     places::Places,
     space::Limits,
-    twin::Digests,
 };
 use crate::error::{Error, ErrorKind, IoContext, Result};
 

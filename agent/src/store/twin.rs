@@ -11,7 +11,6 @@ use std::{
 };
 
 use coordinatorless_p2p::ChunkHash;
-use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::{artifact::Artifact, disk, shelf::Shelf};
@@ -26,10 +25,6 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// Files of one size and without a digest that are hashed to find a twin.
 const HASHED_MAX: usize = 4;
-
-/// Digests computed here, by artifact number and file.
-#[derive(Debug, Default)]
-pub(super) struct Digests(Mutex<HashMap<(u32, usize), [u8; 32]>>);
 
 /// Files of this disk by what could make them a twin.
 #[derive(Default)]
@@ -95,12 +90,12 @@ impl Shelf {
     /// The digest of a published file, computed unless it was before.
     fn sha256(&self, artifact: &Arc<Artifact>, file: usize) -> Option<[u8; 32]> {
         let key = (artifact.number, file);
-        if let Some(known) = self.digests.0.lock().get(&key) {
-            return Some(*known);
+        if let Some(known) = self.digests.get(key) {
+            return Some(known);
         }
         match hash(artifact, file) {
             Ok(digest) => {
-                self.digests.0.lock().insert(key, digest);
+                self.digests.note(key, digest);
                 Some(digest)
             }
             Err(e) => {
