@@ -12,7 +12,7 @@ use coordinatorless_p2p::{
 };
 use tokio::runtime::Runtime;
 
-use super::end::{Sink, identity, listening, single_threaded};
+use super::task::{Sink, identity, listening, single_threaded};
 
 /// Handed to quinn at a time, without a copy.
 const PIECE: &[u8] = &[0x5a; 1 << 20];

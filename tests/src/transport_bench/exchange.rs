@@ -34,7 +34,7 @@ use emberline_agent::{
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{runtime::Runtime, time::timeout};
 
-use super::end::{End, Sink, identity, listening};
+use super::task::{End, Sink, identity, listening};
 
 /// Files of real models are sharded, too.
 const SHARD_BYTES: u64 = 256 << 20;

@@ -10,6 +10,7 @@ mod end;
 mod exchange;
 mod report;
 mod streams;
+mod task;
 
 use std::{
     io::Write,
@@ -28,8 +29,8 @@ use tokio::{
 };
 
 pub use self::{
-    end::{End, Task},
     report::{Figures, Report, Summary},
+    task::{End, Task},
 };
 use crate::{
     namespaces::{Namespace, Network, NetworkSpec},

@@ -11,7 +11,7 @@ use std::{
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result, identity::SERVER_NAME};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
-use super::end::{Sink, listening};
+use super::task::{Sink, listening};
 
 /// Handed to the kernel or to TLS at a time.
 const PIECE_BYTES: usize = 256 << 10;
