@@ -71,6 +71,8 @@ pub(super) struct Artifact {
     pub(super) admitted_us: AtomicU64,
     /// Gone from the shelf; threads that still hold it must not bring it back.
     pub(super) removed: AtomicBool,
+    /// Held while the manifest is written: two pulls may learn or seal it at once.
+    pub(super) sealing: Mutex<()>,
     state: Mutex<State>,
     turn_ended: Condvar,
 }
@@ -149,6 +151,7 @@ impl Artifact {
             last_used_us: AtomicU64::new(now),
             admitted_us: AtomicU64::new(now),
             removed: AtomicBool::new(false),
+            sealing: Mutex::new(()),
             state: Mutex::new(state),
             turn_ended: Condvar::new(),
         }

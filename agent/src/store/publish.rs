@@ -231,6 +231,7 @@ impl Shelf {
     pub(super) fn keep_manifest(&self, artifact: &Artifact, manifest: &Manifest) -> Result<ChunkHash> {
         let encoded = manifest.encode();
         let id = ChunkHash::of(&encoded);
+        let _turn = artifact.sealing.lock();
         replace_file(&artifact.dir.join("manifest.new"), &artifact.dir.join("manifest"), &encoded)?;
         let mut state = artifact.state();
         state.hashes.clear();
