@@ -1,7 +1,7 @@
 //! Memory for chunks, used again and again.
 //!
-//! A megabyte fresh from the allocator is a megabyte of page faults, which cost more than copying into it;
-//! a buffer that came back is mapped already. Knows nothing of what is in it.
+//! A megabyte fresh from the allocator is a megabyte of page faults; a buffer that came back is mapped
+//! already. Knows nothing of what is in it.
 //!
 //! Invariant: idle buffers together have at most `KEPT_BYTES_MAX`, whatever was in use.
 

@@ -173,8 +173,8 @@ fn since(before: ProcessStats, after: ProcessStats) -> ProcessStats {
 
 /// Has what earlier steps wrote reach the disk now, not under the next transfer, and has the kernel hold
 /// `bytes` of free memory that held a file a moment ago. On a virtual machine a page that the host has not
-/// lent yet costs ten times the copying into it (measured: 0.4 against 5 GB a CPU-second), and only those
-/// contenders that fill a page cache would pay that.
+/// lent yet may cost far more than the copying into it, and only those contenders that fill a page cache would
+/// pay that.
 async fn settle(dir: &Path, bytes: u64) -> Result<()> {
     let path = dir.join("filler");
     let settled = tokio::task::spawn_blocking(move || {
