@@ -180,7 +180,11 @@ impl Driver {
                 self.wishes.remove(ticket);
                 self.wants_changed();
             }
-            Control::Urgent(chunks) => self.swarm.handle(self.now(), Input::Urgent(chunks)),
+            Control::Urgent { ticket, chunks } => {
+                if self.wishes.widen(ticket, &chunks, self.swarm.held()) {
+                    self.swarm.handle(self.now(), Input::Urgent(chunks));
+                }
+            }
             Control::Participants(ids) => {
                 // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
                 if !self.wishes.is_empty() {

@@ -41,9 +41,28 @@ impl SwarmHandle {
         self.stored.recv().await
     }
 
-    /// Moves chunks to the head of the queue because a reader waits for them.
+    /// Moves chunks to the head of the queue because a reader waits for them; wants them, if it did not yet.
     pub fn urge(&self, chunks: Vec<u32>) {
-        let _ = self.control.send(Control::Urgent(chunks));
+        let _ = self.control.send(Control::Urgent { ticket: self.ticket, chunks });
+    }
+
+    /// What orders chunks on this wish while somebody else follows it.
+    pub fn urging(&self) -> Urging {
+        Urging { ticket: self.ticket, control: self.control.clone() }
+    }
+}
+
+/// Orders chunks on a wish; without effect once its handle is gone.
+#[derive(Clone)]
+pub struct Urging {
+    ticket: u64,
+    control: mpsc::UnboundedSender<Control>,
+}
+
+impl Urging {
+    /// As [`SwarmHandle::urge`].
+    pub fn urge(&self, chunks: Vec<u32>) {
+        let _ = self.control.send(Control::Urgent { ticket: self.ticket, chunks });
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Control {
     Join(Box<Join>),
     Dropped(Ticket),
-    Urgent(Vec<u32>),
+    Urgent { ticket: Ticket, chunks: Vec<u32> },
     Participants(Vec<NodeId>),
     Members(Vec<NodeId>),
     End,

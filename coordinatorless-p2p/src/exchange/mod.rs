@@ -11,7 +11,7 @@ pub(crate) mod inbox;
 mod progress;
 pub(crate) mod talk;
 
-pub use handle::SwarmHandle;
+pub use handle::{SwarmHandle, Urging};
 pub use progress::{Progress, SwarmState};
 
 use std::{sync::atomic::AtomicU64, time::Duration};

@@ -234,10 +234,7 @@ impl Swarm {
             Input::Unsettled { index } => {
                 self.disputes.remove(&index);
             }
-            Input::Urgent(indices) => {
-                let count = self.chunks.len() as u32;
-                self.urgent.extend(indices.into_iter().filter(|&i| i < count && !self.held.contains(i)));
-            }
+            Input::Urgent(indices) => self.urged(indices),
             Input::Want(wanted) => self.want(now, wanted),
             Input::ReadsOrigin(reads) => self.reads_origin = reads,
             Input::Manifest(hashes) => {
@@ -400,6 +397,29 @@ impl Swarm {
             neighbour.offer_all(&self.held);
         }
         self.say_if_complete();
+    }
+
+    /// Readers wait for these; what was not wanted is from now on.
+    fn urged(&mut self, indices: Vec<u32>) {
+        let count = self.chunks.len() as u32;
+        for index in indices {
+            if index >= count || self.held.contains(index) {
+                continue;
+            }
+            if self.wanted.insert(index) {
+                self.missing += 1;
+                self.complete_said = false;
+                if self.chunks[index as usize].holders == 0 {
+                    self.span_mut(index).settle(false);
+                }
+                for neighbour in self.neighbours.values_mut() {
+                    neighbour.offer(index);
+                }
+            }
+            if !self.urgent.contains(&index) {
+                self.urgent.push_back(index);
+            }
+        }
     }
 
     fn span_mut(&mut self, index: u32) -> &mut SpanState {

@@ -96,6 +96,18 @@ impl Wishes {
         best.map(|(ticket, _, source)| (ticket, source))
     }
 
+    /// Has a wish want these, too; false when it is gone. Neighbours are not told: they rank by what is wanted
+    /// for good.
+    pub(super) fn widen(&mut self, ticket: Ticket, chunks: &[u32], held: &ChunkSet) -> bool {
+        let Some(wish) = self.all.get_mut(&ticket) else { return false };
+        for &index in chunks.iter().filter(|&&index| index < held.universe()) {
+            if wish.wanted.insert(index) && !held.contains(index) {
+                wish.missing += 1;
+            }
+        }
+        true
+    }
+
     /// Notes what a wish's source failed with.
     pub(super) fn origin_failed(&mut self, ticket: Ticket, error: Arc<Error>) {
         if let Some(wish) = self.all.get_mut(&ticket) {
