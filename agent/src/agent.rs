@@ -30,9 +30,11 @@ use crate::{
     error::{Error, ErrorKind, Result},
     host::AgentHost,
     metrics,
+    namespace::Namespace,
     origin::Origins,
     plan, publish,
     pulls::Pulls,
+    reader::Reader,
     reference::Reference,
     resolve::Resolver,
     store::{self, OpenedFile, Store},
@@ -50,6 +52,8 @@ pub struct Agent {
 struct Inner {
     engine: Arc<Engine>,
     pulls: Arc<Pulls>,
+    reader: Reader,
+    namespace: Namespace,
     warms: Warms,
     upkeep: Upkeep,
     config: Config,
@@ -115,10 +119,23 @@ impl Agent {
         });
         let engine = pulls.engine.clone();
         pulls.follow_ring();
+        let namespace = Namespace::new(engine.origins.clone(), &config.namespace, &config.mounts)?;
+        let ttl = config.namespace.listing_ttl;
+        let reader = Reader::new(pulls.clone(), namespace.clone(), config.reader.clone(), ttl);
         let warms = Warms::new(pulls.clone());
         let upkeep = Upkeep::start(engine.clone(), identity, &config.store);
-        let inner = Arc::new(Inner { engine, pulls, warms, upkeep, config });
+        let inner = Arc::new(Inner { engine, pulls, reader, namespace, warms, upkeep, config });
         Ok(Self { inner })
+    }
+
+    /// Every origin under a name.
+    pub fn namespace(&self) -> &Namespace {
+        &self.inner.namespace
+    }
+
+    /// What every door reads files through.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
     }
 
     /// Starts a pull, or joins the one under way for the same artifact and files.
@@ -362,7 +379,12 @@ impl Agent {
         let end = tokio::time::Instant::now() + deadline;
         self.stop_jobs();
         let jobs = async {
-            tokio::join!(self.inner.pulls.drain(), self.inner.warms.drain(), self.inner.upkeep.drain())
+            tokio::join!(
+                self.inner.pulls.drain(),
+                self.inner.reader.drain(),
+                self.inner.warms.drain(),
+                self.inner.upkeep.drain()
+            )
         };
         let _ = tokio::time::timeout(deadline / 4, jobs).await;
         self.inner.engine.cluster.shutdown(deadline / 2).await;

@@ -28,7 +28,9 @@ pub use self::{
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
+    namespace::{MountTable, NamespaceConfig},
     origin::OriginsConfig,
+    reader::ReaderConfig,
     store::StoreConfig,
 };
 
@@ -56,6 +58,12 @@ pub struct Config {
     pub store: StoreConfig,
     /// The origins.
     pub origins: OriginsConfig,
+    /// Origins by name, as every door shows them.
+    pub mounts: MountTable,
+    /// How listings are remembered.
+    pub namespace: NamespaceConfig,
+    /// How files are read that are not here yet.
+    pub reader: ReaderConfig,
 }
 
 /// The HTTP door.
@@ -138,6 +146,9 @@ impl Default for Config {
             cluster: ClusterSettings::default(),
             store: StoreConfig::default(),
             origins: OriginsConfig::default(),
+            mounts: MountTable::new(),
+            namespace: NamespaceConfig::default(),
+            reader: ReaderConfig::default(),
         }
     }
 }

@@ -397,9 +397,9 @@ impl OpenFiles {
 }
 
 /// The origin as the swarm wants to read it: spans of chunks.
-struct OriginSpans {
-    origin: Arc<dyn Origin>,
-    blueprint: Arc<Blueprint>,
+pub(crate) struct OriginSpans {
+    pub(crate) origin: Arc<dyn Origin>,
+    pub(crate) blueprint: Arc<Blueprint>,
 }
 
 #[async_trait]

@@ -84,6 +84,20 @@ pub(super) fn read_if_resident(file: &File, range: &Range<u64>) -> Option<Vec<u8
     (read == buffer.len()).then_some(buffer)
 }
 
+/// Reads `range` of a published file on the blocking pool.
+///
+/// # Errors
+/// `Unavailable` when the disk cannot give a byte.
+pub(super) async fn read(opened: OpenedFile, range: Range<u64>) -> Result<bytes::Bytes> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; (range.end - range.start) as usize];
+        opened.file.read_exact_at(&mut buffer, range.start)?;
+        Ok::<bytes::Bytes, io::Error>(buffer.into())
+    });
+    let cut_short = |e| Error::with_source(ErrorKind::Cancelled, "a read was cut short", e);
+    reading.await.map_err(cut_short)?.at(|| "a published file cannot be read".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{cell::Cell, io::Write, sync::Arc};

@@ -146,4 +146,20 @@ anonymous = false
 # A bearer token, sent to these hosts ("host" or "host:port") and no other.
 #bearer_token_file = "/etc/emberline/bearer.token"
 bearer_hosts = []
+
+# Origins by name, as every door shows them: models = "s3://bucket/prefix" is /models in all of them. Beside
+# these, /s3/bucket/…, /gs/…, /az/…, /hf/org/name/revision/…, /http/host/… and /https/host/… are always there.
+[mounts]
+#models = "s3://models/production"
+
+[namespace]
+# How long a listing, the size and version of a file, or what a branch stands for answers before its origin
+# is asked again. When the origin is gone, what it said last goes on answering.
+listing_ttl = "30s"
+
+# Files that are read before they are whole.
+[reader]
+# Opening a file of a model fetches the model. Any other object is fetched whole in the background up to this
+# size; a larger one only where it is read.
+fill_max_bytes = "1GiB"
 "#;

@@ -128,7 +128,13 @@ impl Entry {
         self.bytes_metric.increment(bytes);
     }
 
-    fn count_error(&self, kind: ErrorKind) {
+    /// A listing begins.
+    pub(super) fn count_listing(&self) {
+        self.listings.fetch_add(1, Ordering::Relaxed);
+        self.listings_metric.increment(1);
+    }
+
+    pub(super) fn count_error(&self, kind: ErrorKind) {
         let index = kind_index(kind);
         self.errors[index].fetch_add(1, Ordering::Relaxed);
         metrics::counter!("emberline_origin_errors_total", "scheme" => self.scheme, "kind" => KINDS[index])
@@ -144,8 +150,7 @@ pub(super) struct Count<O> {
 #[async_trait]
 impl<O: Origin> Origin for Count<O> {
     async fn snapshot(&self) -> Result<Snapshot> {
-        self.entry.listings.fetch_add(1, Ordering::Relaxed);
-        self.entry.listings_metric.increment(1);
+        self.entry.count_listing();
         self.inner.snapshot().await.inspect_err(|e| self.entry.count_error(e.kind()))
     }
 

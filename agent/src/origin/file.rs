@@ -65,7 +65,7 @@ impl FileOrigin {
     }
 
     /// Where `path` really is, if that may be read.
-    fn real(&self, path: &Path) -> Result<PathBuf> {
+    pub(super) fn real(&self, path: &Path) -> Result<PathBuf> {
         let real = path.canonicalize().at(|| format!("{}: check that it exists", path.display()))?;
         if self.allow.permits_path(&real) || is_blob_of(&self.root, &real) {
             return Ok(real);
@@ -219,7 +219,7 @@ fn described(path: RelativePath, metadata: &Metadata, at: &Path) -> Result<Snaps
     Ok(SnapshotFile { path, size: metadata.len(), version: version_of(metadata), digest: None })
 }
 
-fn version_of(metadata: &Metadata) -> FileVersion {
+pub(super) fn version_of(metadata: &Metadata) -> FileVersion {
     let nanoseconds = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
     FileVersion { etag: Some(format!("{nanoseconds}-{}", metadata.len())), object_version: None }
 }

@@ -11,6 +11,7 @@
 //! every hop of a redirect, and leaves a host alone for as long as it asked to be.
 
 mod aws_profile;
+pub mod catalogue;
 mod client;
 mod config;
 mod connector;

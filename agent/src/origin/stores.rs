@@ -12,6 +12,7 @@ use object_store::{
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     client::ClientOptions,
     gcp::GoogleCloudStorageBuilder,
+    list::PaginatedListStore,
 };
 use url::Url;
 
@@ -28,6 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// A bucket that can be asked, and what with.
 pub(super) struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
+    /// The same, for listings by pages.
+    pub(super) pages: Arc<dyn PaginatedListStore>,
     /// The host that bears its limits.
     pub(super) host: String,
     /// What kind of credentials is used, for messages.
@@ -113,8 +116,10 @@ pub(super) fn s3(config: &S3Config, bucket: &str, ways: Ways) -> Result<Store> {
         .with_http_connector(Connector { ways, host: host.clone() })
         .build()
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("s3://{bucket}: {e}")))?;
+    let objects = Arc::new(objects);
     Ok(Store {
-        objects: Arc::new(objects),
+        objects: objects.clone(),
+        pages: objects,
         host,
         credentials,
         advice: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; to read a public bucket anonymously \
@@ -236,8 +241,10 @@ pub(super) fn gs(config: &GsConfig, bucket: &str, ways: Ways) -> Result<Store> {
         .with_http_connector(Connector { ways, host: host.clone() })
         .build()
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("gs://{bucket}: {e}")))?;
+    let objects = Arc::new(objects);
     Ok(Store {
-        objects: Arc::new(objects),
+        objects: objects.clone(),
+        pages: objects,
         host,
         credentials: credentials.to_owned(),
         advice: "set GOOGLE_APPLICATION_CREDENTIALS or origins.gs.service_account_file, or origins.gs.anonymous for a public bucket",
@@ -288,8 +295,10 @@ pub(super) fn az(config: &AzConfig, account: Option<&str>, container: &str, ways
         .with_http_connector(Connector { ways, host: host.clone() })
         .build()
         .map_err(|e| Error::new(ErrorKind::Invalid, format!("az://{container}: {e}")))?;
+    let objects = Arc::new(objects);
     Ok(Store {
-        objects: Arc::new(objects),
+        objects: objects.clone(),
+        pages: objects,
         host,
         credentials: credentials.to_owned(),
         advice: "set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY or origins.az.account_key_file, or origins.az.anonymous for a public container",

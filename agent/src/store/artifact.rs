@@ -92,6 +92,8 @@ pub(super) struct State {
     pub(super) unsynced: HashMap<usize, Arc<File>>,
     /// Of each file, how often one of its chunks was dropped.
     drops: Vec<u64>,
+    /// Of each file, how often it did not have the origin's digest.
+    refusals: Vec<u64>,
     /// A drop may not have reached the disk yet, while the index may still promise the chunk.
     pub(super) drops_unsynced: bool,
     /// Chunks missing of each file.
@@ -131,6 +133,7 @@ impl Artifact {
             held_bytes: 0,
             unsynced: HashMap::new(),
             drops: vec![0; blueprint.files.len()],
+            refusals: vec![0; blueprint.files.len()],
             drops_unsynced: false,
             missing: blueprint.files.iter().map(|f| f.chunk_bytes.len() as u32).collect(),
             dirty_pages: BTreeSet::new(),
@@ -412,6 +415,16 @@ impl State {
     /// looked at before.
     pub(super) fn drops(&self, file: usize) -> u64 {
         self.drops[file]
+    }
+
+    /// How often the file, once whole, did not have the origin's digest.
+    pub(super) fn refusals(&self, file: usize) -> u64 {
+        self.refusals[file]
+    }
+
+    /// Notes that the file does not have the origin's digest.
+    pub(super) fn refuse(&mut self, file: usize) {
+        self.refusals[file] += 1;
     }
 
     pub(super) fn missing(&self, file: usize) -> u32 {

@@ -37,6 +37,7 @@ mod lock;
 mod opened;
 mod places;
 mod publish;
+mod reading;
 mod recover;
 mod resident;
 mod shelf;

@@ -85,6 +85,8 @@ impl Shelf {
         let rotten = self.find_rot(artifact, file, &|_| {});
         let named = if rotten.is_empty() { artifact.chunks_of(file).collect() } else { rotten };
         let whole_file = named.len() == artifact.chunks_of(file).len();
+        // Before the chunks go: whoever reads the file while it comes must not take what comes next for the same.
+        artifact.state().refuse(file);
         for index in &named {
             self.drop_chunk(artifact, *index);
         }

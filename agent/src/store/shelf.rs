@@ -155,6 +155,11 @@ impl Shelf {
         }
     }
 
+    /// The handle that is kept of a file, if one is.
+    pub(super) fn kept_handle(&self, artifact: &Artifact, file: usize) -> Option<Arc<File>> {
+        self.handles.lock().get(&(artifact.number, file)).cloned()
+    }
+
     /// A handle to read a file of an artifact, wherever it is now.
     ///
     /// # Errors

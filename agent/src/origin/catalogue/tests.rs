@@ -1,0 +1,1 @@
+//! Pages of catalogues: order, borders and what is left out.

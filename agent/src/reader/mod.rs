@@ -1,0 +1,266 @@
+//! The reader: every door reads through it, whether a file is here already or still on its way.
+//!
+//! Owns what opening a file means: which artifact it is part of, that its pull starts in the background, that a
+//! read waits for its own chunks only and these go first. Keeps a lease on the artifact for as long as a file
+//! of it is open. Knows no door, and how chunks travel is the swarm's.
+//!
+//! What a reader is promised: every byte was verified as a chunk before it is given out, against the manifest
+//! where there is one, else against the hash that its fetcher computed and announced. The origin's digest of a
+//! file (the Hub's SHA-256) can be checked only when the file is whole: a file that turns out not to have it is
+//! never published, and who has it open gets `Corrupt` at the next read instead of another byte.
+//!
+//! ```text
+//! open → namespace: size, version, artifact → session of the artifact (lease, wish) → LazyFile
+//! read → chunks here? → bytes    else urgent in the swarm → verified, stored → bytes
+//! ```
+
+mod ahead;
+mod file;
+mod session;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::{Duration, Instant, SystemTime},
+};
+
+use coordinatorless_p2p::SwarmId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
+
+pub use self::file::{LazyFile, READ_MAX_BYTES, State};
+use self::session::Session;
+use crate::{
+    api::PullRequest,
+    error::{Error, ErrorKind, Result},
+    manifest::Blueprint,
+    metrics,
+    namespace::{Entry, FileEntry, Namespace, NamespacePath, Whole, etag_of},
+    pulls::Pulls,
+    reference::Reference,
+    snapshot::RelativePath,
+};
+
+/// How files are read that are not here yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReaderConfig {
+    /// An object that is no part of a model is fetched whole in the background when it is opened, up to this
+    /// size; a larger one only where it is read.
+    pub fill_max_bytes: u64,
+}
+
+impl Default for ReaderConfig {
+    fn default() -> Self {
+        Self { fill_max_bytes: 1 << 30 }
+    }
+}
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Through which door.
+    pub door: metrics::Door,
+}
+
+/// Opens files. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pulls: Arc<Pulls>,
+    namespace: Namespace,
+    config: ReaderConfig,
+    ttl: Duration,
+    sessions: Mutex<HashMap<SwarmId, Weak<Session>>>,
+    resolved: Mutex<HashMap<Reference, Resolved>>,
+    tasks: TaskTracker,
+}
+
+/// What a reference was last time somebody looked.
+#[derive(Clone)]
+struct Resolved {
+    at: Instant,
+    blueprint: Arc<Blueprint>,
+    stale: bool,
+}
+
+/// References remembered.
+const RESOLVED_MAX: usize = 4096;
+
+impl Reader {
+    pub(crate) fn new(pulls: Arc<Pulls>, namespace: Namespace, config: ReaderConfig, ttl: Duration) -> Self {
+        let inner = Inner {
+            pulls,
+            namespace,
+            config,
+            ttl,
+            sessions: Mutex::default(),
+            resolved: Mutex::default(),
+            tasks: TaskTracker::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Opens the file at `path`. Nothing of it need be here; what it is part of starts to come. Cancel-safe.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for a directory; `Denied`; `Full` when the file itself has no room here;
+    /// `Unavailable` and `Timeout` when the origin cannot be asked and nothing is remembered.
+    pub async fn open(&self, path: &NamespacePath, caller: Caller) -> Result<LazyFile> {
+        let inner = &self.inner;
+        let spot = inner.namespace.spot(path)?;
+        let entry = inner.namespace.file(&spot).await?;
+        let whole = inner.namespace.artifact(&spot).await?;
+        let opened = self.open_whole(&whole, Some(&entry), caller).await;
+        match opened {
+            Err(e) if is_of_yesterday(&e) => {
+                // The listing and the artifact are of two versions: both are looked at anew, once.
+                inner.namespace.forget(&spot);
+                inner.resolved.lock().remove(&whole.reference);
+                let entry = inner.namespace.file(&spot).await?;
+                self.open_whole(&inner.namespace.artifact(&spot).await?, Some(&entry), caller).await
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens one file of an artifact, which starts to come. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_in(
+        &self,
+        reference: &Reference,
+        path: &RelativePath,
+        caller: Caller,
+    ) -> Result<LazyFile> {
+        let whole = Whole { reference: reference.clone(), path: path.clone(), is_lone: false };
+        self.open_whole(&whole, None, caller).await
+    }
+
+    /// Waits until every task of a reader has ended; they end with the last file that is open.
+    pub(crate) async fn drain(&self) {
+        self.inner.tasks.close();
+        for session in self.inner.sessions.lock().values().filter_map(Weak::upgrade) {
+            session.end();
+        }
+        self.inner.tasks.wait().await;
+    }
+
+    async fn open_whole(&self, whole: &Whole, entry: Option<&FileEntry>, caller: Caller) -> Result<LazyFile> {
+        let resolved = self.resolve(&whole.reference).await?;
+        let blueprint = &resolved.blueprint;
+        let file = blueprint.find(&whole.path).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{} has no file {}", whole.reference, whole.path))
+        })?;
+        let listed = &blueprint.files[file];
+        let entry = match entry {
+            Some(entry)
+                if !resolved.stale && (entry.bytes, &entry.version) != (listed.size, &listed.version) =>
+            {
+                return Err(of_yesterday(whole));
+            }
+            Some(entry) => entry.clone(),
+            None => FileEntry {
+                bytes: listed.size,
+                etag: etag_of(listed.path.as_str(), listed.size, &listed.version, listed.digest.as_ref()),
+                modified: None::<SystemTime>,
+                version: listed.version.clone(),
+                digest: listed.digest,
+            },
+        };
+        let session = self.session(whole, &resolved, file).await?;
+        LazyFile::open(session, file, entry, caller).await
+    }
+
+    /// What `reference` means, as of at most a while ago.
+    async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
+        let known = self.inner.resolved.lock().get(reference).cloned();
+        if let Some(known) = &known
+            && known.at.elapsed() < self.inner.ttl
+        {
+            return Ok(known.clone());
+        }
+        let engine = &self.inner.pulls.engine;
+        engine.join().await;
+        let resolved = engine.resolver.resolve(reference, None).await?;
+        let resolved = Resolved { at: Instant::now(), blueprint: resolved.blueprint, stale: resolved.stale };
+        let mut all = self.inner.resolved.lock();
+        if all.len() >= RESOLVED_MAX {
+            all.retain(|_, known| known.at.elapsed() < self.inner.ttl);
+            if all.len() >= RESOLVED_MAX {
+                all.clear();
+            }
+        }
+        all.insert(reference.clone(), resolved.clone());
+        Ok(resolved)
+    }
+
+    /// The session of an artifact, with `file` admitted; the rest of it starts to come.
+    async fn session(&self, whole: &Whole, resolved: &Resolved, file: usize) -> Result<Arc<Session>> {
+        let inner = &self.inner;
+        let swarm = resolved.blueprint.swarm_id();
+        let known = inner.sessions.lock().get(&swarm).and_then(Weak::upgrade).filter(|s| !s.is_over());
+        let engine = &inner.pulls.engine;
+        if let Some(session) = known {
+            engine.store.admit(resolved.blueprint.clone(), &vec![file]).await?;
+            return Ok(session);
+        }
+        let lease = engine.store.admit(resolved.blueprint.clone(), &vec![file]).await?;
+        let fresh = Session::new(
+            engine.clone(),
+            whole.reference.clone(),
+            resolved.blueprint.clone(),
+            lease,
+            &inner.tasks,
+        );
+        let session = {
+            let mut sessions = inner.sessions.lock();
+            sessions.retain(|_, session| session.strong_count() > 0);
+            let known = sessions.get(&swarm).and_then(Weak::upgrade).filter(|s| !s.is_over());
+            match known {
+                // Somebody else was faster.
+                Some(known) => return Ok(known),
+                None => {
+                    sessions.insert(swarm, Arc::downgrade(&fresh));
+                    fresh
+                }
+            }
+        };
+        let fills = !whole.is_lone || resolved.blueprint.total_bytes() <= inner.config.fill_max_bytes;
+        if fills && !session.is_complete() {
+            let request = PullRequest { reference: whole.reference.to_string(), ..PullRequest::default() };
+            // A reader gets on without it.
+            if let Err(e) = inner.pulls.start(request) {
+                tracing::warn!(reference = %whole.reference, error = %e, "what is read cannot be pulled as a whole now");
+            }
+        }
+        Ok(session)
+    }
+
+    /// What is at `path`; see [`Namespace::stat`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stat(&self, path: &NamespacePath) -> Result<Entry> {
+        self.inner.namespace.stat(path).await
+    }
+}
+
+const OF_YESTERDAY: &str = "is not what its directory lists";
+
+fn of_yesterday(whole: &Whole) -> Error {
+    let text = format!(
+        "{} of {} {OF_YESTERDAY}: it was replaced just now; open it again",
+        whole.path, whole.reference
+    );
+    Error::new(ErrorKind::UNAVAILABLE, text)
+}
+
+fn is_of_yesterday(e: &Error) -> bool {
+    e.to_string().contains(OF_YESTERDAY)
+}

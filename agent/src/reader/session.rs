@@ -1,0 +1,231 @@
+//! One artifact that somebody reads: its lease, its wish in the swarm, and who waits for which chunk.
+//!
+//! Joins the swarm at the first chunk that is missing; a swarm that fails is joined anew by the next read.
+//! Lives as long as a file of it is open. Everybody who waits for a chunk waits for the same fetch.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use coordinatorless_p2p::{
+    ChunkSet, SpanSource,
+    cluster::Wanted,
+    exchange::{SwarmHandle, SwarmState, Urging},
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{
+    engine::Engine,
+    error::{Error, ErrorKind, Result},
+    fetch::{OriginSpans, spec_of},
+    manifest::Blueprint,
+    reference::Reference,
+    store::Lease,
+};
+
+/// A chunk may come without a word: taken from another artifact by a pull. So often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What every reader of one artifact shares.
+pub(super) struct Session {
+    pub(super) engine: Arc<Engine>,
+    pub(super) blueprint: Arc<Blueprint>,
+    pub(super) lease: Lease,
+    reference: Reference,
+    /// The wish under way.
+    joined: tokio::sync::Mutex<Option<Joined>>,
+    /// Changes when a chunk comes, or the wish ends.
+    arrivals: watch::Sender<u64>,
+    end: Arc<End>,
+    cancel: CancellationToken,
+    _ends: DropGuard,
+    tasks: TaskTracker,
+}
+
+/// How the last wish ended, where it failed.
+#[derive(Default)]
+struct End {
+    failed: Mutex<Option<Arc<Error>>>,
+    /// The origin left this version behind: no wish brings any more of it.
+    over: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Joined {
+    urging: Urging,
+    ended: Arc<AtomicBool>,
+}
+
+impl Session {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        reference: Reference,
+        blueprint: Arc<Blueprint>,
+        lease: Lease,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
+        let cancel = engine.cancel.child_token();
+        Arc::new(Self {
+            engine,
+            reference,
+            blueprint,
+            lease,
+            joined: tokio::sync::Mutex::default(),
+            arrivals: watch::Sender::default(),
+            end: Arc::default(),
+            _ends: cancel.clone().drop_guard(),
+            cancel,
+            tasks: tasks.clone(),
+        })
+    }
+
+    /// Whether what this artifact was read from is not there any more: nothing is opened in it again.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.over.load(Ordering::Acquire)
+    }
+
+    /// Ends the wish; reads that wait end as cancelled.
+    pub(super) fn end(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Whether every file has its path.
+    pub(super) fn is_complete(&self) -> bool {
+        (0..self.blueprint.files.len()).all(|file| self.engine.store.is_published(&self.lease, file))
+    }
+
+    /// Waits until every chunk that `range` of `file` needs is here, having these fetched first. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Timeout` past `deadline`; as fetching.
+    pub(super) async fn bring(&self, file: usize, range: Range<u64>, deadline: Instant) -> Result<()> {
+        let mut arrivals = self.arrivals.subscribe();
+        let mut urged: Option<Joined> = None;
+        loop {
+            let store = &self.engine.store;
+            let Some(first) = store.first_missing(&self.lease, file, range.clone()) else { return Ok(()) };
+            if self.cancel.is_cancelled() {
+                return Err(Error::new(ErrorKind::Cancelled, "this agent is shutting down"));
+            }
+            let joined = match urged.take().filter(|joined| !joined.ended.load(Ordering::Acquire)) {
+                Some(joined) => joined,
+                None => {
+                    self.failure()?;
+                    let joined = tokio::time::timeout_at(deadline, self.join())
+                        .await
+                        .unwrap_or_else(|_| Err(self.late(file, first)))?;
+                    let end = self.blueprint.chunks_overlapping(file, range.clone()).end;
+                    joined.urging.urge((first..end).filter(|&c| !store.holds(&self.lease, c)).collect());
+                    joined
+                }
+            };
+            urged = Some(joined);
+            tokio::select! {
+                _ = arrivals.changed() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep_until(deadline) => return Err(self.late(file, first)),
+                () = self.cancel.cancelled() => {}
+            }
+            // One that failed since then tells why; a passing failure is tried once more by the next read.
+            if urged.as_ref().is_some_and(|joined| joined.ended.load(Ordering::Acquire)) {
+                self.take_failure()?;
+            }
+        }
+    }
+
+    /// Checks a whole file and gives it its path, whoever else is about to.
+    ///
+    /// # Errors
+    /// As [`Store::publish_file`](crate::store::Store::publish_file).
+    pub(super) async fn publish(&self, file: usize) -> Result<()> {
+        self.engine.store.publish_file(self.lease.swarm, file).await.map(drop)
+    }
+
+    fn late(&self, file: usize, chunk: u32) -> Error {
+        let path = &self.blueprint.files[file].path;
+        let text = format!("chunk {chunk} of {path} of {} did not come in time", self.reference);
+        Error::new(ErrorKind::Timeout, text)
+    }
+
+    /// Why nothing can come any more.
+    fn failure(&self) -> Result<()> {
+        if !self.is_over() {
+            return Ok(());
+        }
+        self.take_failure()
+    }
+
+    fn take_failure(&self) -> Result<()> {
+        let failed = self.end.failed.lock().clone();
+        match failed {
+            Some(e) => Err(Error::with_source(e.kind(), format!("{} cannot be read on", self.reference), e)),
+            None => Ok(()),
+        }
+    }
+
+    /// The wish under way, else a new one that wants nothing yet.
+    async fn join(&self) -> Result<Joined> {
+        let mut slot = self.joined.lock().await;
+        if let Some(joined) = slot.as_ref().filter(|joined| !joined.ended.load(Ordering::Acquire)) {
+            return Ok(joined.clone());
+        }
+        let engine = &self.engine;
+        let source = match &self.reference {
+            Reference::Ember(_) => None,
+            reference => Some(Arc::new(OriginSpans {
+                origin: engine.origins.open(reference)?,
+                blueprint: self.blueprint.clone(),
+            }) as Arc<dyn SpanSource>),
+        };
+        let manifest = engine.store.manifest(self.lease.swarm).map(|manifest| manifest.hashes.clone());
+        let spec = spec_of(self.lease.swarm, &self.blueprint);
+        let chunks = ChunkSet::new(self.blueprint.chunk_count());
+        let handle = engine.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
+        let joined = Joined { urging: handle.urging(), ended: Arc::default() };
+        *self.end.failed.lock() = None;
+        *slot = Some(joined.clone());
+        let follow = follow(handle, self.arrivals.clone(), self.cancel.clone());
+        let (ended, arrivals) = (joined.ended.clone(), self.arrivals.clone());
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Some(why) = follow.await {
+                end.over.fetch_or(why.kind() == ErrorKind::Corrupt, Ordering::AcqRel);
+                *end.failed.lock() = Some(why);
+            }
+            ended.store(true, Ordering::Release);
+            arrivals.send_modify(|n| *n += 1);
+        });
+        Ok(joined)
+    }
+}
+
+/// Passes on every chunk that comes until the wish ends; says why it did, if it failed.
+async fn follow(
+    mut handle: SwarmHandle,
+    arrivals: watch::Sender<u64>,
+    cancel: CancellationToken,
+) -> Option<Arc<Error>> {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            stored = handle.next_stored() => match stored {
+                Some(_) => arrivals.send_modify(|n| *n += 1),
+                None => break,
+            },
+        }
+    }
+    match &handle.progress().borrow().state {
+        SwarmState::Failed(e) => Some(e.clone()),
+        SwarmState::Running | SwarmState::Complete => None,
+    }
+}

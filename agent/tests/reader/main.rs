@@ -1,0 +1,3 @@
+//! The reader over real agents: lazily, from a directory that stands in for nothing but itself.
+
+mod lazy;
