@@ -69,6 +69,7 @@ pub(crate) struct Driver {
     listeners: HashMap<NodeId, u64>,
     requests: HashMap<(NodeId, u32), AbortHandle>,
     readings: HashMap<u32, Reading>,
+    rushes: HashMap<u32, Reading>,
     storing: Arc<Semaphore>,
     adoptable: VecDeque<(u32, ChunkHash)>,
     /// In the queue or being copied.
@@ -107,6 +108,7 @@ impl Driver {
             listeners: HashMap::new(),
             requests: HashMap::new(),
             readings: HashMap::new(),
+            rushes: HashMap::new(),
             storing: Arc::new(Semaphore::new(STORING_MAX)),
             adoptable: VecDeque::new(),
             adopting: HashSet::new(),
@@ -153,7 +155,8 @@ impl Driver {
             self.broadcast(&bye);
         }
         self.speakers.clear();
-        for abort in self.readings.values().map(|r| &r.task).chain(self.requests.values()) {
+        let readings = self.readings.values().chain(self.rushes.values());
+        for abort in readings.map(|r| &r.task).chain(self.requests.values()) {
             abort.abort();
         }
         events.close();
@@ -180,11 +183,9 @@ impl Driver {
                 self.wishes.remove(ticket);
                 self.wants_changed();
             }
-            Control::Urgent { ticket, chunks } => {
-                if self.wishes.widen(ticket, &chunks, self.swarm.held()) {
-                    self.swarm.handle(self.now(), Input::Urgent(chunks));
-                }
-            }
+            Control::Urgent { ticket, chunks } => self.widen(ticket, chunks, Input::Urgent),
+            Control::Ahead { ticket, chunks } => self.widen(ticket, chunks, Input::Ahead),
+            Control::Order(chunks) => self.swarm.handle(self.now(), Input::Order(chunks)),
             Control::Participants(ids) => {
                 // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
                 if !self.wishes.is_empty() {
@@ -200,6 +201,13 @@ impl Driver {
                 self.swarm.handle(self.now(), Input::Members(ids));
             }
             Control::End => {}
+        }
+    }
+
+    /// Has a wish that is still there want more.
+    fn widen(&mut self, ticket: Ticket, chunks: Vec<u32>, input: fn(Vec<u32>) -> Input) {
+        if self.wishes.widen(ticket, &chunks, self.swarm.held()) {
+            self.swarm.handle(self.now(), input(chunks));
         }
     }
 
@@ -280,6 +288,7 @@ impl Driver {
                 self.store(index, None, bytes, Source::Origin(ticket), place);
             }
             Event::OriginDone { span, reading, error } => self.origin_done(span, reading, error),
+            Event::Rushed { index, reading, result } => self.rushed(index, reading, result),
             Event::Stored { index, hash, source } => self.stored(index, hash, source),
             Event::Adopted { index, hash, is_here } => self.adopted(index, hash, is_here),
             Event::NotStored { index, source, error } => self.not_stored(index, source, error),
@@ -306,6 +315,12 @@ impl Driver {
                 Output::CancelSpan { span } => {
                     if let Some(reading) = self.readings.remove(&span) {
                         reading.task.abort();
+                    }
+                }
+                Output::Rush { index } => self.rush(index),
+                Output::CancelRush { index } => {
+                    if let Some(rush) = self.rushes.remove(&index) {
+                        rush.task.abort();
                     }
                 }
                 Output::Announce { items } => {

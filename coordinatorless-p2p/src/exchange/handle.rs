@@ -46,6 +46,11 @@ impl SwarmHandle {
         let _ = self.control.send(Control::Urgent { ticket: self.ticket, chunks });
     }
 
+    /// Fetches in this order, where nothing else counts; for everybody in the swarm on this node.
+    pub fn order(&self, chunks: Vec<u32>) {
+        let _ = self.control.send(Control::Order(chunks));
+    }
+
     /// What orders chunks on this wish while somebody else follows it.
     pub fn urging(&self) -> Urging {
         Urging { ticket: self.ticket, control: self.control.clone() }
@@ -63,6 +68,16 @@ impl Urging {
     /// As [`SwarmHandle::urge`].
     pub fn urge(&self, chunks: Vec<u32>) {
         let _ = self.control.send(Control::Urgent { ticket: self.ticket, chunks });
+    }
+
+    /// Has these come next, behind what is urgent: a reader is about to come to them.
+    pub fn ahead(&self, chunks: Vec<u32>) {
+        let _ = self.control.send(Control::Ahead { ticket: self.ticket, chunks });
+    }
+
+    /// As [`SwarmHandle::order`].
+    pub fn order(&self, chunks: Vec<u32>) {
+        let _ = self.control.send(Control::Order(chunks));
     }
 }
 

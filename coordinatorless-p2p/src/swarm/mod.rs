@@ -7,9 +7,11 @@
 //! Invariants: a chunk is asked of at most two holders at a time; a span is read from the origin
 //! by this node only while its claim stands; nothing is announced before it is stored.
 
+mod order;
 mod pace;
 mod peers;
 mod pick;
+mod rush;
 mod shunning;
 mod spans;
 mod words;
@@ -29,8 +31,10 @@ use crate::{
     chunk::{ChunkHash, ChunkSet, SwarmId},
     node::NodeId,
 };
+use order::Order;
 use pace::OriginPace;
 use peers::Neighbour;
+use rush::Urgent;
 use shunning::Shunned;
 use spans::{Claim, SpanState};
 
@@ -137,7 +141,8 @@ pub struct Swarm {
     met: Option<Vec<NodeId>>,
     shunned: Shunned,
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
-    urgent: VecDeque<u32>,
+    urgent: Urgent,
+    order: Order,
     pace: OriginPace,
     inflight_bytes: u64,
     received_bytes: u64,
@@ -194,7 +199,8 @@ impl Swarm {
             met: None,
             shunned: Shunned::default(),
             disputes: HashMap::new(),
-            urgent: VecDeque::new(),
+            urgent: Urgent::default(),
+            order: Order::default(),
             inflight_bytes: 0,
             received_bytes: 0,
             hedged_bytes: 0,
@@ -234,7 +240,10 @@ impl Swarm {
             Input::Unsettled { index } => {
                 self.disputes.remove(&index);
             }
-            Input::Urgent(indices) => self.urged(indices),
+            Input::Urgent(indices) => self.urged(now, indices),
+            Input::Ahead(indices) => self.ahead(indices),
+            Input::Order(indices) => self.ordered(indices),
+            Input::Rushed { index, failed } => self.rushed(now, index, failed),
             Input::Want(wanted) => self.want(now, wanted),
             Input::ReadsOrigin(reads) => self.reads_origin = reads,
             Input::Manifest(hashes) => {
@@ -335,6 +344,7 @@ impl Swarm {
             return;
         }
         self.drop_requests(index, None);
+        self.end_rush(index);
         if self.wanted.contains(index) {
             self.missing -= 1;
         }
@@ -397,29 +407,6 @@ impl Swarm {
             neighbour.offer_all(&self.held);
         }
         self.say_if_complete();
-    }
-
-    /// Readers wait for these; what was not wanted is from now on.
-    fn urged(&mut self, indices: Vec<u32>) {
-        let count = self.chunks.len() as u32;
-        for index in indices {
-            if index >= count || self.held.contains(index) {
-                continue;
-            }
-            if self.wanted.insert(index) {
-                self.missing += 1;
-                self.complete_said = false;
-                if self.chunks[index as usize].holders == 0 {
-                    self.span_mut(index).settle(false);
-                }
-                for neighbour in self.neighbours.values_mut() {
-                    neighbour.offer(index);
-                }
-            }
-            if !self.urgent.contains(&index) {
-                self.urgent.push_back(index);
-            }
-        }
     }
 
     fn span_mut(&mut self, index: u32) -> &mut SpanState {

@@ -78,6 +78,16 @@ impl OriginPace {
         self.interval < FAST
     }
 
+    /// Whether the origin is to be left alone.
+    pub(super) fn is_held(&self, now: Now) -> bool {
+        now < self.hold_until
+    }
+
+    /// The usual time between chunks of one stream.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// A chunk appeared in the swarm for the first time.
     pub(super) fn first_arrival(&mut self, now: Now, bytes: u32) {
         self.failures = 0;

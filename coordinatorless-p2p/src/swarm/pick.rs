@@ -1,4 +1,4 @@
-//! Which chunk to ask of whom next: urgent first, then the rarest of what each free holder has.
+//! Which chunk to ask of whom next: urgent first, then what is next in order, then the rarest of what each free holder has.
 //!
 //! Little is out to each holder and much in all: measured in a fluid model, one chunk out to each
 //! holder brings the joiners of a wave to 1.1 × their own downlink where many to one needs 1.9 ×.
@@ -18,6 +18,7 @@ impl Swarm {
     /// Fills the free places of every holder.
     pub(super) fn ask_holders(&mut self, now: Now) {
         self.ask_urgent(now);
+        self.ask_in_order(now);
         let mut free: Vec<(bool, NodeId)> = self
             .neighbours
             .iter()
@@ -43,7 +44,7 @@ impl Swarm {
         }
     }
 
-    fn has_place(&self, neighbour: &super::Neighbour) -> bool {
+    pub(super) fn has_place(&self, neighbour: &super::Neighbour) -> bool {
         let mean = self.mean_chunk_bytes();
         let pipe = neighbour.rate * (neighbour.round_trip + TURNAROUND).as_secs_f64();
         let budget = f64::from(self.config.requests_per_holder) * mean + pipe;
@@ -69,33 +70,6 @@ impl Swarm {
                 (chunk.asked == 0 && !chunk.arriving && !coming).then_some(u32::from(chunk.holders))
             },
         )
-    }
-
-    fn ask_urgent(&mut self, now: Now) {
-        let mut waiting = std::mem::take(&mut self.urgent);
-        waiting.retain(|&index| {
-            if self.held.contains(index) {
-                return false;
-            }
-            let chunk = self.chunks[index as usize];
-            if chunk.asked == 0 && !chunk.arriving && chunk.holders > 0 {
-                let best = self
-                    .neighbours
-                    .iter()
-                    .filter(|(_, n)| n.held.contains(index) && n.rest_until <= now)
-                    .min_by(|(_, a), (_, b)| {
-                        let cost =
-                            |n: &super::Neighbour| (!n.same_zone, n.asked_bytes as f64 / n.rate.max(1.0));
-                        cost(a).partial_cmp(&cost(b)).unwrap_or(std::cmp::Ordering::Equal)
-                    })
-                    .map(|(id, _)| *id);
-                if let Some(peer) = best {
-                    self.ask(now, peer, index);
-                }
-            }
-            true
-        });
-        self.urgent = waiting;
     }
 
     pub(super) fn ask(&mut self, now: Now, peer: NodeId, index: u32) {

@@ -36,7 +36,7 @@ pub(super) struct Mine {
 /// One span.
 #[derive(Debug)]
 pub(super) struct SpanState {
-    chunks: Range<u32>,
+    pub(super) chunks: Range<u32>,
     /// Wanted chunks that nobody known holds: only the origin has them.
     pub(super) orphans: u32,
     pub(super) claim: Option<Claim>,
@@ -71,6 +71,9 @@ impl Swarm {
             return;
         }
         let participants = 1 + self.neighbours.len();
+        if self.reads_origin {
+            self.rush(now);
+        }
         while self.reads_origin {
             let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
@@ -85,8 +88,11 @@ impl Swarm {
             if busy >= streams || open > streams {
                 return;
             }
-            let Some(span) = self.next_span(now, busy) else { return };
-            let Some(run) = self.orphan_run(span) else { return };
+            let in_turn = |swarm: &mut Self| {
+                let span = swarm.next_span(now, busy)?;
+                Some((span, swarm.orphan_run(span)?))
+            };
+            let Some((span, run)) = self.run_in_order(now).or_else(|| in_turn(self)) else { return };
             self.spans[span as usize].mine = Some(Mine { left: run.clone(), progress: now, got: 0 });
             self.spans[span as usize].claim = None;
             self.out.push_back(Output::Claim { span });
@@ -111,20 +117,19 @@ impl Swarm {
 
     /// The first unbroken run of chunks in the span that only the origin has.
     fn orphan_run(&self, span: u32) -> Option<Range<u32>> {
-        let needed = |c: &u32| {
-            let chunk = &self.chunks[*c as usize];
-            self.lacks(*c) && chunk.holders == 0 && !chunk.arriving
-        };
         let chunks = self.spans[span as usize].chunks.clone();
-        let start = chunks.clone().find(needed)?;
-        let end = (start..chunks.end).find(|c| !needed(c)).unwrap_or(chunks.end);
+        let start = chunks.clone().find(|&c| self.is_orphan(c))?;
+        let end = (start..chunks.end).find(|&c| !self.is_orphan(c)).unwrap_or(chunks.end);
         Some(start..end)
     }
 
+    /// Whether a chunk is lacking, only the origin has it, and it is not on its way by itself.
+    pub(super) fn is_orphan(&self, index: u32) -> bool {
+        let chunk = &self.chunks[index as usize];
+        self.lacks(index) && chunk.holders == 0 && !chunk.arriving && !self.urgent.is_rushed(index)
+    }
+
     fn next_span(&mut self, now: Now, busy: usize) -> Option<u32> {
-        if let Some(span) = self.urgent_span(now) {
-            return Some(span);
-        }
         let stuck = self.stuck_after();
         let grace = now < self.began + self.config.meeting_grace;
         let mut own: Option<u32> = None;
@@ -167,30 +172,18 @@ impl Swarm {
         Some(longest[self.rng.random_range(0..longest.len())])
     }
 
-    /// A span that readers wait for and nobody is bringing.
-    fn urgent_span(&self, now: Now) -> Option<u32> {
-        let stuck = self.stuck_after();
-        self.urgent.iter().map(|&i| (i, self.span_of[i as usize])).find_map(|(i, s)| {
-            let span = &self.spans[s as usize];
-            let claimed = span.claim.is_some_and(|c| now < c.progress + stuck);
-            let chunk = &self.chunks[i as usize];
-            (self.lacks(i) && chunk.holders == 0 && !chunk.arriving && !claimed && span.mine.is_none())
-                .then_some(s)
-        })
-    }
-
     /// Without progress for this long, a reader of the origin counts as stuck.
     pub(super) fn stuck_after(&self) -> Duration {
         self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max)
     }
 
-    fn score(&self, span: u32, node: NodeId) -> u64 {
+    pub(super) fn score(&self, span: u32, node: NodeId) -> u64 {
         rendezvous_score(node, RendezvousKey::part(&self.spec.id.0, span))
     }
 
     /// Who ranks first for a span, among participants that want it; in the first moments among all
     /// members, most of which this node has not met yet.
-    fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> NodeId {
+    pub(super) fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> NodeId {
         let met = self.neighbours.iter().filter(|(_, n)| n.reads_any(chunks.clone())).map(|(id, _)| *id);
         let unmet = self.members.iter().filter(|id| grace && !self.neighbours.contains_key(id)).copied();
         let mut best = (self.me, self.score(span, self.me));

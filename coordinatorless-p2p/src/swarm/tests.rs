@@ -4,6 +4,8 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::seam::Inventory;
 
+mod reading;
+
 const STEP: Duration = Duration::from_millis(1);
 const CHUNK: u32 = 1 << 20;
 /// Bytes a millisecond of an ordinary link: 400 Mbit/s.
@@ -35,6 +37,7 @@ fn spec(chunks: u32, span: u32) -> SwarmSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum From {
     Origin { span: u32 },
+    Rush,
     Peer(usize),
 }
 
@@ -61,6 +64,7 @@ struct Ledger {
     peer_bytes: u64,
     shunned: Vec<(usize, NodeId)>,
     hedges: usize,
+    rushes: usize,
 }
 
 struct World {
@@ -216,6 +220,18 @@ impl World {
                         self.flows.push(Flow { to: n, from: From::Origin { span }, chunks, left });
                     }
                 }
+                Output::Rush { index } if self.origin_dead => {
+                    let failed = Some(ErrorKind::UNAVAILABLE);
+                    self.mail.push((n, n, Input::Rushed { index, failed }));
+                }
+                Output::Rush { index } => {
+                    self.ledger.rushes += 1;
+                    let left = f64::from(self.spec.chunk_bytes[index as usize]);
+                    self.flows.push(Flow { to: n, from: From::Rush, chunks: index..index + 1, left });
+                }
+                Output::CancelRush { index } => {
+                    self.flows.retain(|f| !(f.to == n && f.from == From::Rush && f.chunks.start == index));
+                }
                 Output::CancelSpan { span } => {
                     self.flows.retain(|f| !(f.to == n && f.from == From::Origin { span }));
                 }
@@ -236,7 +252,7 @@ impl World {
     /// Max-min fair rates of all flows: the narrowest link is shared first.
     fn rates(&self) -> Vec<f64> {
         let source = |from: From| match from {
-            From::Origin { .. } => 0,
+            From::Origin { .. } | From::Rush => 0,
             From::Peer(p) => 1 + p,
         };
         let n = self.nodes.len();
@@ -302,6 +318,11 @@ impl World {
                 if last {
                     self.mail.push((to, to, Input::OriginDone { span, failed: None }));
                 }
+            }
+            From::Rush => {
+                self.ledger.origin_bytes += u64::from(CHUNK);
+                self.mail.push((to, to, Input::Rushed { index, failed: None }));
+                self.mail.push((to, to, Input::Stored { index, hash }));
             }
             From::Peer(p) => {
                 let peer = id(p);
@@ -654,6 +675,9 @@ fn absurd_words_of_a_peer_are_refused_without_panic() {
     swarm.handle(STEP, Input::OriginDone { span: 99, failed: None });
     swarm.handle(STEP, Input::Settled { index: 99, hash: hash_of(0) });
     swarm.handle(STEP, Input::Urgent(vec![99]));
+    swarm.handle(STEP, Input::Ahead(vec![99]));
+    swarm.handle(STEP, Input::Order(vec![99, 0, 0]));
+    swarm.handle(STEP, Input::Rushed { index: 99, failed: None });
     swarm.handle(STEP, Input::Tick);
     let shunned = drain(&mut swarm).into_iter().filter(|o| matches!(o, Output::Shun { .. })).count();
     assert_eq!(shunned, 3);

@@ -119,8 +119,19 @@ pub enum Input {
         /// Index of the chunk.
         index: u32,
     },
-    /// Readers wait for these chunks now.
+    /// Readers wait for these chunks now; wants them, if they were not wanted.
     Urgent(Vec<u32>),
+    /// Readers are about to come to these chunks; wants them, if they were not wanted.
+    Ahead(Vec<u32>),
+    /// The order in which the artifact was read before: the one to fetch it in, where nothing else counts.
+    Order(Vec<u32>),
+    /// A chunk that was to be rushed came, and is not stored yet, or did not.
+    Rushed {
+        /// Index of the chunk.
+        index: u32,
+        /// Why it did not come.
+        failed: Option<ErrorKind>,
+    },
     /// What is wanted from now on, instead of what was.
     Want(ChunkSet),
     /// Whether this node can read from the origin from now on.
@@ -159,6 +170,16 @@ pub enum Output {
     CancelSpan {
         /// Index of the span.
         span: u32,
+    },
+    /// Read one chunk from the origin now: readers wait for it.
+    Rush {
+        /// Index of the chunk.
+        index: u32,
+    },
+    /// Stop reading it: it came from elsewhere.
+    CancelRush {
+        /// Index of the chunk.
+        index: u32,
     },
     /// Tell every neighbour what was stored.
     Announce {

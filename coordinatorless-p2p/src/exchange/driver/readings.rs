@@ -4,13 +4,14 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Driver, Reading, wishes::Wish};
 use crate::{
     chunk::ChunkHash,
-    error::{Error, ErrorKind},
-    exchange::inbox::{Event, Ticket},
+    error::{Error, ErrorKind, Result},
+    exchange::inbox::{Event, Source, Ticket},
     swarm::Input,
     wire::{self, Word},
 };
@@ -87,12 +88,60 @@ impl Driver {
         self.readings.remove(&span);
         self.swarm.handle(now, Input::OriginDone { span, failed: error.as_ref().map(Error::kind) });
         let Some(error) = error else { return };
+        tracing::warn!(span, error = %error, "reading a span from the origin failed");
+        self.source_failed(ticket, error);
+    }
+
+    /// Reads one chunk by itself: readers wait for it.
+    pub(super) fn rush(&mut self, index: u32) {
+        let Some((ticket, source)) = self.wishes.source() else {
+            self.swarm.handle(self.now(), Input::Rushed { index, failed: Some(ErrorKind::NotFound) });
+            return;
+        };
+        self.counter += 1;
+        let (number, events, storing) = (self.counter, self.events.clone(), self.storing.clone());
+        let task = self.tasks.spawn(async move {
+            let (out, mut pieces) = mpsc::channel(1);
+            let ((), piece) = tokio::join!(source.fetch(index..index + 1, out), pieces.recv());
+            let nothing = || Error::new(ErrorKind::UNAVAILABLE, "the origin sent nothing");
+            let result = match piece.unwrap_or_else(|| Err(nothing())) {
+                Ok((_, bytes)) => match storing.acquire_owned().await {
+                    Ok(place) => Ok((bytes, place)),
+                    Err(_) => return,
+                },
+                Err(e) => Err(e),
+            };
+            let _ = events.send(Event::Rushed { index, reading: number, result }).await;
+        });
+        self.rushes.insert(index, Reading { number, ticket, task });
+    }
+
+    pub(super) fn rushed(&mut self, index: u32, reading: u64, result: Result<(Bytes, OwnedSemaphorePermit)>) {
+        let now = self.now();
+        let Some(&Reading { number, ticket, .. }) = self.rushes.get(&index) else { return };
+        if number != reading {
+            return;
+        }
+        self.rushes.remove(&index);
+        let failed = result.as_ref().err().map(Error::kind);
+        self.swarm.handle(now, Input::Rushed { index, failed });
+        match result {
+            Ok((bytes, place)) => self.store(index, None, bytes, Source::Origin(ticket), place),
+            Err(error) => {
+                tracing::warn!(index, error = %error, "reading a chunk from the origin failed");
+                self.source_failed(ticket, error);
+            }
+        }
+    }
+
+    /// Notes that a wish's source failed, tells neighbours of the wait it asked for, and ends the wish where
+    /// the origin is not what it was.
+    fn source_failed(&mut self, ticket: Ticket, error: Error) {
         if let ErrorKind::Unavailable { retry_after: Some(wait) } = error.kind()
             && let Ok(hold) = wire::frame(&Word::OriginHold(wait.as_millis().min(300_000) as u32))
         {
             self.broadcast(&hold);
         }
-        tracing::warn!(span, error = %error, "reading a span from the origin failed");
         let error = Arc::new(error);
         self.wishes.origin_failed(ticket, error.clone());
         if error.kind() == ErrorKind::Corrupt {
