@@ -119,7 +119,8 @@ impl Agent {
         });
         let engine = pulls.engine.clone();
         pulls.follow_ring();
-        let namespace = Namespace::new(engine.origins.clone(), &config.namespace, &config.mounts)?;
+        let namespace =
+            Namespace::new(engine.origins.clone(), engine.store.clone(), &config.namespace, &config.mounts)?;
         let ttl = config.namespace.listing_ttl;
         let reader = Reader::new(pulls.clone(), namespace.clone(), config.reader.clone(), ttl);
         let warms = Warms::new(pulls.clone());

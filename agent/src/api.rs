@@ -39,6 +39,35 @@ pub struct PullRequest {
     pub require_manifest: bool,
 }
 
+/// A page of a directory of the namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Listing {
+    /// The directory.
+    pub path: String,
+    /// Its names, in the order of their bytes.
+    pub entries: Vec<ListingEntry>,
+    /// What to give as `start_after` for the next page; absent at the end.
+    pub next: Option<String>,
+    /// The origin could not be asked: this is what it said before.
+    pub stale: bool,
+}
+
+/// One name of a [`Listing`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ListingEntry {
+    /// The name in the directory; with `prefix` or `recursive` the key below it, a directory's with its slash.
+    pub name: String,
+    /// `file` or `directory`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Size of a file.
+    pub bytes: Option<u64>,
+    /// Names the version of a file, as the `ETag` of its answers, without quotes.
+    pub etag: Option<String>,
+    /// When a file was changed last, where its origin tells.
+    pub modified: Option<f64>,
+}
+
 /// Where a pull stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
-    namespace::{MountTable, NamespaceConfig},
+    namespace::{self, MountTable, NamespaceConfig},
     origin::OriginsConfig,
     reader::ReaderConfig,
     store::StoreConfig,
@@ -217,6 +217,7 @@ impl Config {
         self.http.validate(self.shutdown_deadline)?;
         self.cluster.validate()?;
         self.origins.validate()?;
+        namespace::check_mounts(&self.mounts)?;
         self.log.directives().map(drop)
     }
 }

@@ -43,6 +43,9 @@ const START_TIME: &str = "emberline_start_time_seconds";
 const BUILD_INFO: &str = "emberline_build_info";
 const HTTP_REQUESTS: &str = "emberline_http_requests_total";
 const HTTP_CONNECTIONS: &str = "emberline_http_connections";
+const READS: &str = "emberline_reads_total";
+const READ_WAIT: &str = "emberline_read_wait_seconds";
+const URGENT_CHUNKS: &str = "emberline_urgent_chunks_total";
 const HTTP_SHED: &str = "emberline_http_shed_total";
 
 /// From a cached pull to a model of terabytes over a slow link.
@@ -60,6 +63,8 @@ pub fn install() {
     HANDLE.get_or_init(|| {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(PHASE_SECONDS.to_owned()), &PHASE_BUCKETS)
+            .ok()?
+            .set_buckets_for_metric(Matcher::Full(READ_WAIT.to_owned()), &PHASE_BUCKETS)
             .ok()?
             .set_buckets_for_metric(Matcher::Full(CHUNK_SECONDS.to_owned()), &CHUNK_BUCKETS)
             .ok()?
@@ -101,6 +106,8 @@ fn describe() {
         (CORRUPT, Unit::Count, "chunks that did not have their hash, by where they were found"),
         (PULLS, Unit::Count, "pulls that ended, by result"),
         (HTTP_REQUESTS, Unit::Count, "HTTP requests answered, by method, route and status"),
+        (READS, Unit::Count, "reads of files, by door and by where their bytes were found"),
+        (URGENT_CHUNKS, Unit::Count, "chunks that readers waited for"),
         (HTTP_SHED, Unit::Count, "HTTP connections told to come back later"),
     ] {
         describe_counter!(name, unit, help);
@@ -123,6 +130,11 @@ fn describe() {
     }
     describe_histogram!(PHASE_SECONDS, Unit::Seconds, "how long pulls stayed in each phase");
     describe_histogram!(
+        READ_WAIT,
+        Unit::Seconds,
+        "how long reads waited that found a chunk missing, by door"
+    );
+    describe_histogram!(
         CHUNK_SECONDS,
         Unit::Seconds,
         "how long chunks took to verify and to store once their bytes had come, by work"
@@ -131,7 +143,7 @@ fn describe() {
 
 /// A series that is absent until the first event breaks rates and alerts on it.
 fn start_at_zero() {
-    for name in [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, HTTP_SHED] {
+    for name in [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, HTTP_SHED] {
         counter!(name).increment(0);
     }
     for door in Door::ALL {
@@ -157,16 +169,58 @@ pub enum Door {
     Peers,
     /// `/v1` files.
     Http,
+    /// The Hugging Face endpoint.
+    Hub,
+    /// The S3 API.
+    S3,
+    /// The mount.
+    Fuse,
 }
 
 impl Door {
-    const ALL: [Self; 2] = [Self::Peers, Self::Http];
+    const ALL: [Self; 5] = [Self::Peers, Self::Http, Self::Hub, Self::S3, Self::Fuse];
 
     fn label(self) -> &'static str {
         match self {
             Self::Peers => "peers",
             Self::Http => "http",
+            Self::Hub => "hub",
+            Self::S3 => "s3",
+            Self::Fuse => "fuse",
         }
+    }
+}
+
+/// Where the bytes of a read were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundBytes {
+    /// In a file that is whole.
+    Sealed,
+    /// In chunks that were here for another reason.
+    Here,
+    /// In chunks that had been asked for ahead of the reader.
+    Ahead,
+    /// Not here: so many chunks were waited for, so long.
+    Waited {
+        /// How many.
+        chunks: usize,
+        /// How long.
+        took: Duration,
+    },
+}
+
+/// A read of a file ended with its bytes.
+pub fn read(door: Door, found: FoundBytes) {
+    let label = match found {
+        FoundBytes::Sealed => "sealed",
+        FoundBytes::Here => "here",
+        FoundBytes::Ahead => "ahead",
+        FoundBytes::Waited { .. } => "waited",
+    };
+    counter!(READS, "door" => door.label(), "found" => label).increment(1);
+    if let FoundBytes::Waited { chunks, took } = found {
+        counter!(URGENT_CHUNKS).increment(chunks as u64);
+        histogram!(READ_WAIT, "door" => door.label()).record(took.as_secs_f64());
     }
 }
 

@@ -12,6 +12,10 @@ data_dir = "/var/lib/emberline"
 # How long a stop may take. In Kubernetes keep it below terminationGracePeriodSeconds.
 shutdown_deadline = "20s"
 
+# Origins by name, as every door shows them: { models = "s3://bucket/prefix" } is /models in all of them. Beside
+# these, /s3/bucket/…, /gs/…, /az/…, /hf/org/name/revision/…, /http/host/… and /https/host/… are always there.
+mounts = {}
+
 # The HTTP door: /v1, files, metrics. /openapi.json describes it.
 [http]
 listen = "127.0.0.1:7580"
@@ -146,11 +150,6 @@ anonymous = false
 # A bearer token, sent to these hosts ("host" or "host:port") and no other.
 #bearer_token_file = "/etc/emberline/bearer.token"
 bearer_hosts = []
-
-# Origins by name, as every door shows them: models = "s3://bucket/prefix" is /models in all of them. Beside
-# these, /s3/bucket/…, /gs/…, /az/…, /hf/org/name/revision/…, /http/host/… and /https/host/… are always there.
-[mounts]
-#models = "s3://models/production"
 
 [namespace]
 # How long a listing, the size and version of a file, or what a branch stands for answers before its origin

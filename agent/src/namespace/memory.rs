@@ -13,6 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::kept;
 use crate::{
     error::{Error, Result},
     origin::{
@@ -20,6 +21,7 @@ use crate::{
         catalogue::{Catalogue, Listed, ListedPage, PageRequest},
     },
     reference::Reference,
+    store::Store,
 };
 
 /// Bytes of pages remembered.
@@ -55,6 +57,7 @@ struct Opened {
 /// Remembers.
 pub(super) struct Memory {
     origins: Origins,
+    store: Store,
     ttl: Duration,
     catalogues: Mutex<LruCache<Reference, Opened>>,
     pages: Mutex<Pages>,
@@ -66,9 +69,10 @@ struct Pages {
 }
 
 impl Memory {
-    pub(super) fn new(origins: Origins, ttl: Duration) -> Self {
+    pub(super) fn new(origins: Origins, store: Store, ttl: Duration) -> Self {
         Self {
             origins,
+            store,
             ttl,
             catalogues: Mutex::new(LruCache::new(CATALOGUES_MAX)),
             pages: Mutex::new(Pages { slots: LruCache::unbounded() }),
@@ -81,15 +85,20 @@ impl Memory {
         let key = (root.clone(), request.clone());
         let (cell, before) = {
             let mut pages = self.pages.lock();
-            pages.shrink();
             join(&mut pages.slots, key.clone(), self.ttl)
         };
         let answer = cell
             .get_or_init(|| async {
                 let catalogue = self.catalogue(root).map_err(Arc::new)?;
-                catalogue.page(request).await.map(Arc::new).map_err(Arc::new)
+                let answer = catalogue.page(request).await.map(Arc::new).map_err(Arc::new);
+                self.pages.lock().shrink(answer.as_ref().map_or(0, |page| weight_of(page)));
+                answer
             })
             .await;
+        let before = match before {
+            None if is_gone(answer) => kept::page(&self.store, root, request).map(Arc::new),
+            before => before,
+        };
         settle(answer, before, || hold(&mut self.pages.lock().slots, &key, self.ttl))
     }
 
@@ -103,6 +112,10 @@ impl Memory {
                 catalogue.file(name).await.map(Arc::new).map_err(Arc::new)
             })
             .await;
+        let before = match before {
+            None if is_gone(answer) => kept::file(&self.store, root, name).map(Arc::new),
+            before => before,
+        };
         settle(answer, before, || hold(&mut self.files.lock(), &key, self.ttl))
     }
 
@@ -134,19 +147,23 @@ impl Memory {
 }
 
 impl Pages {
-    /// Lets the pages used longest ago go until what is left weighs little enough.
-    fn shrink(&mut self) {
+    /// Lets the pages used longest ago go until `more` bytes fit beside what is left.
+    fn shrink(&mut self, more: usize) {
         let weight = |slot: &Slot<ListedPage>| {
             let page = slot.answer.get().and_then(|answer| answer.as_ref().ok()).or(slot.before.as_ref());
-            // Names are short; the structure around each is what counts.
-            512 + page.map_or(0, |page| page.names.iter().map(|n| 256 + n.key().len()).sum::<usize>())
+            page.map_or(512, |page| weight_of(page))
         };
-        let mut total: usize = self.slots.iter().map(|(_, slot)| weight(slot)).sum();
+        let mut total: usize = more + self.slots.iter().map(|(_, slot)| weight(slot)).sum::<usize>();
         while total > PAGES_BYTES_MAX {
             let Some((_, slot)) = self.slots.pop_lru() else { return };
             total -= weight(&slot);
         }
     }
+}
+
+/// Names are short; the structure around each is what counts.
+fn weight_of(page: &ListedPage) -> usize {
+    512 + page.names.iter().map(|name| 256 + name.key().len()).sum::<usize>()
 }
 
 /// The question under way or answered lately, else a new one; and what was answered before.
@@ -178,6 +195,10 @@ fn hold<K: std::hash::Hash + Eq, T>(slots: &mut LruCache<K, Slot<T>>, key: &K, t
     if let Some(slot) = slots.peek_mut(key) {
         slot.asked = Instant::now().checked_sub(ttl.saturating_sub(GONE_FOR)).unwrap_or(slot.asked);
     }
+}
+
+fn is_gone<T>(answer: &Answer<T>) -> bool {
+    answer.as_ref().is_err_and(|e| e.kind().is_transient())
 }
 
 fn settle<T>(answer: &Answer<T>, before: Option<Arc<T>>, hold: impl FnOnce()) -> Result<Known<T>> {

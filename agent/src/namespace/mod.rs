@@ -10,6 +10,7 @@
 //! ```
 
 mod artifact;
+mod kept;
 mod memory;
 mod mounts;
 mod path;
@@ -28,6 +29,7 @@ use crate::{
         catalogue::{Listed, ListedName, ListedPage, MAX_PAGE_NAMES, PageRequest},
     },
     snapshot::{Digest, FileVersion},
+    store::Store,
 };
 
 pub(crate) use artifact::Whole;
@@ -50,6 +52,14 @@ impl Default for NamespaceConfig {
     fn default() -> Self {
         Self { listing_ttl: Duration::from_secs(30) }
     }
+}
+
+/// Whether these can be mounted.
+///
+/// # Errors
+/// `Invalid`, naming the mount.
+pub fn check_mounts(table: &MountTable) -> Result<()> {
+    Mounts::new(table).map(drop)
 }
 
 /// What is at a path.
@@ -143,12 +153,18 @@ struct Inner {
 }
 
 impl Namespace {
-    /// A namespace over these origins; nothing is contacted yet.
+    /// A namespace over these origins, and over what the store has of them when they are gone; nothing is
+    /// contacted yet.
     ///
     /// # Errors
     /// `Invalid` for a mount that cannot be.
-    pub fn new(origins: Origins, config: &NamespaceConfig, mounts: &MountTable) -> Result<Self> {
-        let memory = Memory::new(origins, config.listing_ttl);
+    pub fn new(
+        origins: Origins,
+        store: Store,
+        config: &NamespaceConfig,
+        mounts: &MountTable,
+    ) -> Result<Self> {
+        let memory = Memory::new(origins, store, config.listing_ttl);
         Ok(Self { inner: Arc::new(Inner { mounts: Mounts::new(mounts)?, memory }) })
     }
 

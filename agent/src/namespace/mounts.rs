@@ -52,7 +52,7 @@ impl Mounts {
         for (name, reference) in table {
             let refuse = |why: String| Err(Error::new(ErrorKind::Invalid, format!("mounts.{name}: {why}")));
             let is_part = format!("/{name}").parse::<NamespacePath>().is_ok_and(|p| p.name() == name);
-            if !is_part || name.len() > 63 {
+            if !is_part || !(1..=63).contains(&name.len()) {
                 return refuse("a mount is called by one part of a path, of at most 63 bytes".to_owned());
             }
             if SCHEMES.contains(&name.as_str()) {
@@ -114,6 +114,11 @@ fn below(reference: &Reference, rest: &[&str]) -> Spot {
         other => (other.clone(), rest),
     };
     Spot { root, key }
+}
+
+/// Where a reference stands in the tree of its origin.
+pub(super) fn spot_of(reference: &Reference) -> Spot {
+    below(reference, &[])
 }
 
 fn by_scheme(scheme: &str, rest: &[&str]) -> Result<Place> {
@@ -229,7 +234,7 @@ mod tests {
             ("/hf/org/name/main/a/b.json", "hf://org/name", "a/b.json"),
             ("/hf/datasets/org/name/refs%2Fpr%2F1/x", "hf://datasets/org/name@refs/pr/1", "x"),
             ("/https/host:8443/a/b", "https://host:8443/", "a/b"),
-            ("/hdfs/node:8020/a/b", "hdfs://node:8020/", "a/b"),
+            ("/hdfs/node:8020/a/b", "hdfs://node:8020", "a/b"),
         ] {
             assert_eq!(spot(path), (root.to_owned(), key.to_owned()), "{path}");
         }

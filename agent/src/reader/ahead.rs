@@ -22,6 +22,11 @@ pub(super) struct ReadAhead {
 }
 
 impl ReadAhead {
+    /// Whether all of a range was asked for before it was read.
+    pub(super) fn covers(&self, range: &Range<u64>) -> bool {
+        range.end <= self.asked
+    }
+
     /// Takes in a read and says what should be on its way behind it, if that is more than before.
     pub(super) fn read(&mut self, range: &Range<u64>, file_bytes: u64) -> Option<Range<u64>> {
         let reads_on = range.start <= self.end + GAP_BYTES && range.end + GAP_BYTES >= self.end;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Caller, ahead::ReadAhead, session::Session};
 use crate::{
     error::{Error, ErrorKind, Result},
+    metrics,
     namespace::FileEntry,
     page_cache,
     snapshot::{Digest, FileVersion, RelativePath},
@@ -134,23 +135,37 @@ impl LazyFile {
     /// `Timeout` past `deadline`; `Corrupt` when the file turned out not to have the origin's digest, or the
     /// origin has another version by now; `Unavailable` when no holder and no origin answered; `Denied`.
     pub async fn read_at(&self, offset: u64, len: usize, deadline: Instant) -> Result<Bytes> {
-        let Inner { session, file, entry, .. } = &*self.inner;
+        let Inner { session, file, entry, caller, .. } = &*self.inner;
         let end = offset.saturating_add(len.min(READ_MAX_BYTES) as u64).min(entry.bytes);
         if offset >= end {
             return Ok(Bytes::new());
         }
         let range = offset..end;
         if let Some(sealed) = self.sealed() {
+            metrics::read(caller.door, metrics::FoundBytes::Sealed);
             return read_sealed(sealed, range).await;
         }
+        session.touch(*file, range.clone());
+        let (was_ahead, ahead) = {
+            let mut ahead = self.inner.ahead.lock();
+            (ahead.covers(&range), ahead.read(&range, entry.bytes))
+        };
+        let began = Instant::now();
         let store = &session.engine.store;
+        let mut waited = 0;
         loop {
             self.check()?;
-            session.bring(*file, range.clone(), deadline).await?;
+            waited += session.bring(*file, range.clone(), ahead.clone(), deadline).await?;
             // A chunk that is dropped meanwhile is waited for again.
             if let Some(bytes) = store.read_range(&session.lease, *file, range.clone()).await? {
                 self.check()?;
                 self.look().await?;
+                let found = match (waited, was_ahead) {
+                    (0, true) => metrics::FoundBytes::Ahead,
+                    (0, false) => metrics::FoundBytes::Here,
+                    (chunks, _) => metrics::FoundBytes::Waited { chunks, took: began.elapsed() },
+                };
+                metrics::read(caller.door, found);
                 return Ok(bytes);
             }
             if Instant::now() >= deadline {
@@ -172,7 +187,7 @@ impl LazyFile {
             if let Some(sealed) = self.sealed() {
                 return Ok(sealed);
             }
-            session.bring(*file, 0..entry.bytes, deadline).await?;
+            session.bring(*file, 0..entry.bytes, None, deadline).await?;
             self.look().await?;
             if self.sealed().is_none() {
                 if Instant::now() >= deadline {

@@ -34,12 +34,13 @@ use self::session::Session;
 use crate::{
     api::PullRequest,
     error::{Error, ErrorKind, Result},
-    manifest::Blueprint,
+    manifest::{Blueprint, BlueprintFile},
     metrics,
     namespace::{Entry, FileEntry, Namespace, NamespacePath, Whole, etag_of},
     pulls::Pulls,
     reference::Reference,
-    snapshot::RelativePath,
+    resolve,
+    snapshot::{FileVersion, RelativePath},
 };
 
 /// How files are read that are not here yet.
@@ -84,10 +85,14 @@ struct Inner {
 #[derive(Clone)]
 struct Resolved {
     at: Instant,
+    /// What a pull of it names: for a commit the branch that stands for it, where one is known.
+    reference: Reference,
     blueprint: Arc<Blueprint>,
     stale: bool,
 }
 
+/// How long an origin has to say what it has now, where an older version is whole here.
+const ORIGIN_PATIENCE: Duration = Duration::from_secs(2);
 /// References remembered.
 const RESOLVED_MAX: usize = 4096;
 
@@ -115,14 +120,15 @@ impl Reader {
         let spot = inner.namespace.spot(path)?;
         let entry = inner.namespace.file(&spot).await?;
         let whole = inner.namespace.artifact(&spot).await?;
-        let opened = self.open_whole(&whole, Some(&entry), caller).await;
-        match opened {
+        match self.open_whole(&whole, Some(&entry), None, caller).await {
             Err(e) if is_of_yesterday(&e) => {
                 // The listing and the artifact are of two versions: both are looked at anew, once.
                 inner.namespace.forget(&spot);
-                inner.resolved.lock().remove(&whole.reference);
+                let known = inner.resolved.lock().remove(&whole.reference);
+                let outdated = known.map(|known| known.blueprint.swarm_id());
                 let entry = inner.namespace.file(&spot).await?;
-                self.open_whole(&inner.namespace.artifact(&spot).await?, Some(&entry), caller).await
+                let whole = inner.namespace.artifact(&spot).await?;
+                self.open_whole(&whole, Some(&entry), outdated, caller).await
             }
             opened => opened,
         }
@@ -139,7 +145,7 @@ impl Reader {
         caller: Caller,
     ) -> Result<LazyFile> {
         let whole = Whole { reference: reference.clone(), path: path.clone(), is_lone: false };
-        self.open_whole(&whole, None, caller).await
+        self.open_whole(&whole, None, None, caller).await
     }
 
     /// Waits until every task of a reader has ended; they end with the last file that is open.
@@ -151,17 +157,21 @@ impl Reader {
         self.inner.tasks.wait().await;
     }
 
-    async fn open_whole(&self, whole: &Whole, entry: Option<&FileEntry>, caller: Caller) -> Result<LazyFile> {
-        let resolved = self.resolve(&whole.reference).await?;
+    async fn open_whole(
+        &self,
+        whole: &Whole,
+        entry: Option<&FileEntry>,
+        outdated: Option<SwarmId>,
+        caller: Caller,
+    ) -> Result<LazyFile> {
+        let resolved = self.resolve(&whole.reference, outdated).await?;
         let blueprint = &resolved.blueprint;
         let file = blueprint.find(&whole.path).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{} has no file {}", whole.reference, whole.path))
         })?;
         let listed = &blueprint.files[file];
         let entry = match entry {
-            Some(entry)
-                if !resolved.stale && (entry.bytes, &entry.version) != (listed.size, &listed.version) =>
-            {
+            Some(entry) if !resolved.stale && !is_same_version(entry, listed) => {
                 return Err(of_yesterday(whole));
             }
             Some(entry) => entry.clone(),
@@ -177,18 +187,75 @@ impl Reader {
         LazyFile::open(session, file, entry, caller).await
     }
 
-    /// What `reference` means, as of at most a while ago.
-    async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
-        let known = self.inner.resolved.lock().get(reference).cloned();
+    /// What `reference` means, as of at most a while ago. An origin that is slow to answer holds nobody up who
+    /// asks for what is whole here.
+    async fn resolve(&self, reference: &Reference, outdated: Option<SwarmId>) -> Result<Resolved> {
+        let inner = &self.inner;
+        let known = inner.resolved.lock().get(reference).cloned();
         if let Some(known) = &known
-            && known.at.elapsed() < self.inner.ttl
+            && known.at.elapsed() < inner.ttl
         {
             return Ok(known.clone());
         }
-        let engine = &self.inner.pulls.engine;
+        if let Some(twin) = self.same_commit(reference) {
+            return Ok(self.remember(reference, twin));
+        }
+        let engine = &inner.pulls.engine;
         engine.join().await;
-        let resolved = engine.resolver.resolve(reference, None).await?;
-        let resolved = Resolved { at: Instant::now(), blueprint: resolved.blueprint, stale: resolved.stale };
+        let asked = engine.resolver.resolve(reference, outdated);
+        let here = self.here(reference);
+        let resolved = match here {
+            None => asked.await?,
+            Some(blueprint) => match tokio::time::timeout(ORIGIN_PATIENCE, asked).await {
+                Ok(resolved) => resolved?,
+                Err(_) => {
+                    tracing::warn!(%reference, "the origin is slow to say what it has: using what is here");
+                    resolve::Resolved { blueprint, manifest: None, stale: true }
+                }
+            },
+        };
+        let (blueprint, stale) = (resolved.blueprint, resolved.stale);
+        let resolved = Resolved { at: Instant::now(), reference: reference.clone(), blueprint, stale };
+        Ok(self.remember(reference, resolved))
+    }
+
+    /// What is whole here of a reference, in its newest version.
+    fn here(&self, reference: &Reference) -> Option<Arc<Blueprint>> {
+        let store = &self.inner.pulls.engine.store;
+        let swarm = store.find(&reference.to_string())?;
+        store.is_complete(swarm).then(|| store.blueprint(swarm)).flatten()
+    }
+
+    /// The artifact of a branch or tag that stands for the commit which `reference` names: whoever pulled the
+    /// one and reads the other has one copy, and one swarm.
+    fn same_commit(&self, reference: &Reference) -> Option<Resolved> {
+        let Reference::Hub(wanted) = reference else { return None };
+        let is_commit = wanted.revision.len() == 40 && wanted.revision.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_commit {
+            return None;
+        }
+        let is_same = |blueprint: &Blueprint, named: &Reference| match named {
+            Reference::Hub(repo) => {
+                (repo.kind, &repo.name) == (wanted.kind, &wanted.name)
+                    && blueprint.revision.as_deref() == Some(wanted.revision.as_str())
+            }
+            _ => false,
+        };
+        let known = self.inner.resolved.lock();
+        let known = known.values().find(|known| is_same(&known.blueprint, &known.reference)).cloned();
+        known.or_else(|| {
+            let store = &self.inner.pulls.engine.store;
+            store.swarms().into_iter().find_map(|swarm| {
+                let blueprint = store.blueprint(swarm)?;
+                let named: Reference = blueprint.reference.parse().ok()?;
+                let found = is_same(&blueprint, &named);
+                found.then(|| Resolved { at: Instant::now(), reference: named, blueprint, stale: false })
+            })
+        })
+    }
+
+    fn remember(&self, reference: &Reference, resolved: Resolved) -> Resolved {
+        let resolved = Resolved { at: Instant::now(), ..resolved };
         let mut all = self.inner.resolved.lock();
         if all.len() >= RESOLVED_MAX {
             all.retain(|_, known| known.at.elapsed() < self.inner.ttl);
@@ -197,7 +264,7 @@ impl Reader {
             }
         }
         all.insert(reference.clone(), resolved.clone());
-        Ok(resolved)
+        resolved
     }
 
     /// The session of an artifact, with `file` admitted; the rest of it starts to come.
@@ -213,7 +280,8 @@ impl Reader {
         let lease = engine.store.admit(resolved.blueprint.clone(), &vec![file]).await?;
         let fresh = Session::new(
             engine.clone(),
-            whole.reference.clone(),
+            resolved.reference.clone(),
+            whole.is_lone,
             resolved.blueprint.clone(),
             lease,
             &inner.tasks,
@@ -231,12 +299,13 @@ impl Reader {
                 }
             }
         };
+        let reference = &resolved.reference;
         let fills = !whole.is_lone || resolved.blueprint.total_bytes() <= inner.config.fill_max_bytes;
         if fills && !session.is_complete() {
-            let request = PullRequest { reference: whole.reference.to_string(), ..PullRequest::default() };
+            let request = PullRequest { reference: reference.to_string(), ..PullRequest::default() };
             // A reader gets on without it.
             if let Err(e) = inner.pulls.start(request) {
-                tracing::warn!(reference = %whole.reference, error = %e, "what is read cannot be pulled as a whole now");
+                tracing::warn!(%reference, error = %e, "what is read cannot be pulled as a whole now");
             }
         }
         Ok(session)
@@ -249,6 +318,18 @@ impl Reader {
     pub async fn stat(&self, path: &NamespacePath) -> Result<Entry> {
         self.inner.namespace.stat(path).await
     }
+}
+
+/// Whether a listing and an artifact mean the same version of a file. A bucket tells object versions and quotes
+/// of tags in some answers and not in others.
+fn is_same_version(entry: &FileEntry, listed: &BlueprintFile) -> bool {
+    let (one, other) = (&entry.version, &listed.version);
+    let bare = |version: &FileVersion| version.etag.as_deref().map(|etag| etag.trim_matches('"').to_owned());
+    let is_same_object = match (&one.object_version, &other.object_version) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
+    entry.bytes == listed.size && bare(one) == bare(other) && is_same_object
 }
 
 const OF_YESTERDAY: &str = "is not what its directory lists";

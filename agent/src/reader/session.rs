@@ -6,7 +6,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -42,6 +42,9 @@ pub(super) struct Session {
     pub(super) blueprint: Arc<Blueprint>,
     pub(super) lease: Lease,
     reference: Reference,
+    /// Nobody else gives its files their paths: there may be no pull.
+    publishes: bool,
+    touched: Mutex<Touched>,
     /// The wish under way.
     joined: tokio::sync::Mutex<Option<Joined>>,
     /// Changes when a chunk comes, or the wish ends.
@@ -50,6 +53,24 @@ pub(super) struct Session {
     cancel: CancellationToken,
     _ends: DropGuard,
     tasks: TaskTracker,
+}
+
+/// Which chunks readers came to.
+struct Touched {
+    seen: ChunkSet,
+    order: Vec<u32>,
+}
+
+impl Touched {
+    fn new(chunks: u32) -> Self {
+        Self { seen: ChunkSet::new(chunks), order: Vec::new() }
+    }
+
+    fn note(&mut self, index: u32) {
+        if self.seen.insert(index) {
+            self.order.push(index);
+        }
+    }
 }
 
 /// How the last wish ended, where it failed.
@@ -70,14 +91,17 @@ impl Session {
     pub(super) fn new(
         engine: Arc<Engine>,
         reference: Reference,
+        publishes: bool,
         blueprint: Arc<Blueprint>,
         lease: Lease,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
         let cancel = engine.cancel.child_token();
         Arc::new(Self {
+            touched: Mutex::new(Touched::new(blueprint.chunk_count())),
             engine,
             reference,
+            publishes,
             blueprint,
             lease,
             joined: tokio::sync::Mutex::default(),
@@ -104,11 +128,46 @@ impl Session {
         (0..self.blueprint.files.len()).all(|file| self.engine.store.is_published(&self.lease, file))
     }
 
-    /// Waits until every chunk that `range` of `file` needs is here, having these fetched first. Cancel-safe.
+    /// Waits until every chunk that `range` of `file` needs is here, having these fetched first, and what lies
+    /// `ahead` next. How many were waited for. Cancel-safe.
     ///
     /// # Errors
     /// `Timeout` past `deadline`; as fetching.
-    pub(super) async fn bring(&self, file: usize, range: Range<u64>, deadline: Instant) -> Result<()> {
+    pub(super) async fn bring(
+        self: &Arc<Self>,
+        file: usize,
+        range: Range<u64>,
+        ahead: Option<Range<u64>>,
+        deadline: Instant,
+    ) -> Result<usize> {
+        let missing = self.missing(file, range.clone());
+        let next = ahead.map(|ahead| self.missing(file, ahead)).unwrap_or_default();
+        if missing.is_empty() {
+            if !next.is_empty() {
+                // Nobody waits for these: what is wrong with them is told to who comes to them.
+                if let Ok(Ok(joined)) = tokio::time::timeout_at(deadline, self.join()).await {
+                    joined.urging.ahead(next);
+                }
+            }
+            return Ok(0);
+        }
+        let waited = missing.len();
+        self.wait_for(file, range, next, deadline).await?;
+        Ok(waited)
+    }
+
+    fn missing(&self, file: usize, range: Range<u64>) -> Vec<u32> {
+        let chunks = self.blueprint.chunks_overlapping(file, range);
+        chunks.filter(|&index| !self.engine.store.holds(&self.lease, index)).collect()
+    }
+
+    async fn wait_for(
+        self: &Arc<Self>,
+        file: usize,
+        range: Range<u64>,
+        next: Vec<u32>,
+        deadline: Instant,
+    ) -> Result<()> {
         let mut arrivals = self.arrivals.subscribe();
         let mut urged: Option<Joined> = None;
         loop {
@@ -124,8 +183,10 @@ impl Session {
                     let joined = tokio::time::timeout_at(deadline, self.join())
                         .await
                         .unwrap_or_else(|_| Err(self.late(file, first)))?;
-                    let end = self.blueprint.chunks_overlapping(file, range.clone()).end;
-                    joined.urging.urge((first..end).filter(|&c| !store.holds(&self.lease, c)).collect());
+                    joined.urging.urge(self.missing(file, range.clone()));
+                    if !next.is_empty() {
+                        joined.urging.ahead(next.clone());
+                    }
                     joined
                 }
             };
@@ -141,6 +202,38 @@ impl Session {
                 self.take_failure()?;
             }
         }
+    }
+
+    /// Notes that a reader came to these bytes: what is read first is to be fetched first next time.
+    pub(super) fn touch(&self, file: usize, range: Range<u64>) {
+        let mut touched = self.touched.lock();
+        self.blueprint.chunks_overlapping(file, range).for_each(|index| touched.note(index));
+    }
+
+    /// The chunks in the order in which readers first came to them.
+    pub(super) fn order(&self) -> Vec<u32> {
+        self.touched.lock().order.clone()
+    }
+
+    /// A chunk came. Where no pull does, what is whole is given its path.
+    fn stored(self: &Arc<Self>, index: u32) {
+        let Some(place) = self.blueprint.place(index).filter(|_| self.publishes) else { return };
+        if !self.engine.store.is_whole(&self.lease, place.file) {
+            return;
+        }
+        let session = self.clone();
+        self.tasks.spawn(async move {
+            let published = session.publish_all(place.file).await;
+            if let Err(e) = published {
+                tracing::warn!(reference = %session.reference, error = %e, "what was read is whole and cannot be published");
+            }
+        });
+    }
+
+    async fn publish_all(&self, file: usize) -> Result<()> {
+        self.publish(file).await?;
+        let swarm = self.lease.swarm;
+        self.engine.store.publish(swarm, &self.engine.store.wanted(swarm)).await.map(drop)
     }
 
     /// Checks a whole file and gives it its path, whoever else is about to.
@@ -174,7 +267,7 @@ impl Session {
     }
 
     /// The wish under way, else a new one that wants nothing yet.
-    async fn join(&self) -> Result<Joined> {
+    async fn join(self: &Arc<Self>) -> Result<Joined> {
         let mut slot = self.joined.lock().await;
         if let Some(joined) = slot.as_ref().filter(|joined| !joined.ended.load(Ordering::Acquire)) {
             return Ok(joined.clone());
@@ -194,7 +287,7 @@ impl Session {
         let joined = Joined { urging: handle.urging(), ended: Arc::default() };
         *self.end.failed.lock() = None;
         *slot = Some(joined.clone());
-        let follow = follow(handle, self.arrivals.clone(), self.cancel.clone());
+        let follow = follow(handle, Arc::downgrade(self), self.arrivals.clone(), self.cancel.clone());
         let (ended, arrivals) = (joined.ended.clone(), self.arrivals.clone());
         let end = self.end.clone();
         self.tasks.spawn(async move {
@@ -212,6 +305,7 @@ impl Session {
 /// Passes on every chunk that comes until the wish ends; says why it did, if it failed.
 async fn follow(
     mut handle: SwarmHandle,
+    session: Weak<Session>,
     arrivals: watch::Sender<u64>,
     cancel: CancellationToken,
 ) -> Option<Arc<Error>> {
@@ -219,7 +313,12 @@ async fn follow(
         tokio::select! {
             () = cancel.cancelled() => return None,
             stored = handle.next_stored() => match stored {
-                Some(_) => arrivals.send_modify(|n| *n += 1),
+                Some(index) => {
+                    arrivals.send_modify(|n| *n += 1);
+                    if let Some(session) = session.upgrade() {
+                        session.stored(index);
+                    }
+                }
                 None => break,
             },
         }

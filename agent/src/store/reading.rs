@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use coordinatorless_p2p::SwarmId;
 
 use super::{Lease, Store, artifact::Artifact, disk, shelf::Shelf};
 use crate::{
@@ -18,6 +19,11 @@ impl Store {
         let chunks = lease.artifact.blueprint.chunks_overlapping(file, range);
         let state = lease.artifact.state();
         chunks.into_iter().find(|&index| !state.held.contains(index))
+    }
+
+    /// Whether all that was asked for of an artifact has its path.
+    pub(crate) fn is_complete(&self, swarm: SwarmId) -> bool {
+        self.shelf.artifact(swarm).is_ok_and(|artifact| artifact.is_complete())
     }
 
     /// Whether a chunk is here.

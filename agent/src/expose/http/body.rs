@@ -45,6 +45,15 @@ pub enum Segment {
     File(Range<u64>),
 }
 
+/// The length of a body of these segments.
+pub(super) fn bytes_of<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> u64 {
+    let bytes = |segment: &Segment| match segment {
+        Segment::Literal(bytes) => bytes.len() as u64,
+        Segment::File(range) => range.end - range.start,
+    };
+    segments.into_iter().map(bytes).sum()
+}
+
 /// A response body made of pieces of one file.
 pub struct FileBody {
     file: OpenedFile,
@@ -59,13 +68,7 @@ impl FileBody {
     /// The `segments` in order. File ranges must lie within the file.
     pub fn new(file: OpenedFile, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<_> = segments.into_iter().collect();
-        let unsent_bytes = segments
-            .iter()
-            .map(|segment| match segment {
-                Segment::Literal(bytes) => bytes.len() as u64,
-                Segment::File(range) => range.end - range.start,
-            })
-            .sum();
+        let unsent_bytes = bytes_of(&segments);
         Self {
             file,
             segments,

@@ -11,7 +11,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -20,18 +20,33 @@ use utoipa::{IntoParams, IntoResponses};
 
 use super::{
     Door,
-    body::{FileBody, Segment},
+    body::{self, FileBody, Segment},
     extract::Asked,
+    lazy_body::LazyBody,
     problem::Failure,
     ranges::{self, Decision, Validators},
 };
 use crate::{
     api::{Named, Problem},
     error::{Error, ErrorKind},
+    metrics,
+    namespace::FileEntry,
+    reader::{Caller, LazyFile},
+    reference::Reference,
     snapshot::RelativePath,
     store::OpenedFile,
 };
 
+/// This door to the reader.
+pub(super) const CALLER: Caller = Caller { door: metrics::Door::Http };
+/// How long the first bytes of an answer may take to come; less than an answer may.
+const FIRST_BYTE: Duration = Duration::from_secs(50);
+/// So many of them are waited for before the answer begins.
+const FIRST_BYTES: usize = 64 << 10;
+/// Whether the file is whole here: `sealed` or `coming`.
+const STATE_HEADER: HeaderName = HeaderName::from_static("x-emberline-state");
+/// The BLAKE3 name of its content, once it is sealed.
+const HASH_HEADER: HeaderName = HeaderName::from_static("x-emberline-hash");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Names an artifact in a query.
@@ -52,7 +67,7 @@ impl From<NamedQuery> for Named {
 /// The answers to a question for a file, as `/openapi.json` tells them.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "a description, never a value")]
-enum FileAnswers {
+pub(super) enum FileAnswers {
     /// The whole file.
     #[response(status = 200, content_type = "application/octet-stream")]
     Whole(Vec<u8>),
@@ -71,9 +86,9 @@ enum FileAnswers {
     /// No such part.
     #[response(status = 416)]
     NoSuchPart(Problem),
-    /// Not whole yet.
+    /// On its way, but neither its origin nor another node can be asked now; or, by id, not whole yet.
     #[response(status = 503)]
-    NotWhole(Problem),
+    NotNow(Problem),
 }
 
 /// One file of an artifact, by reference.
@@ -122,23 +137,124 @@ async fn open_and_answer(
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
     let path: RelativePath = path.parse()?;
-    let file = door.agent()?.open_file(named, path.as_str()).await?;
-    Ok(answer(method, headers, file))
+    let agent = door.agent()?;
+    let missing = match agent.open_file(named, path.as_str()).await {
+        Ok(file) => return Ok(answer(method, headers, file)),
+        Err(e) => e,
+    };
+    // What has a reference can be had although it is not here, or not whole.
+    let is_on_its_way = matches!(missing.kind(), ErrorKind::NotFound | ErrorKind::Unavailable { .. });
+    match named.parse::<Reference>() {
+        Ok(reference) if is_on_its_way => {
+            let file = agent.reader().open_in(&reference, &path, CALLER).await?;
+            coming(method, headers, file).await
+        }
+        _ => Err(missing.into()),
+    }
+}
+
+/// Answers for a file that may be on its way: as soon as its first bytes can be had, or with why they cannot.
+pub(super) async fn coming(
+    method: &Method,
+    headers: &HeaderMap,
+    file: LazyFile,
+) -> Result<Response, Failure> {
+    let etag = format!("\"{}\"", file.etag());
+    let modified = file.modified().unwrap_or(UNIX_EPOCH);
+    let source = match file.sealed() {
+        Some(sealed) => Source::Sealed(sealed),
+        None => Source::Coming(file, None),
+    };
+    let mut served = Served { source, etag, modified };
+    let decision = served.decide(method, headers);
+    let first = match (&decision, method) {
+        (_, &Method::HEAD) => None,
+        (Decision::Whole, _) => Some(0),
+        (Decision::Parts(parts), _) => parts.first().map(|part| part.start),
+        (Decision::NotModified | Decision::PreconditionFailed | Decision::Unsatisfiable, _) => None,
+    };
+    if let (Some(offset), Source::Coming(file, begun)) = (first, &mut served.source) {
+        let deadline = tokio::time::Instant::now() + FIRST_BYTE;
+        *begun = Some(file.read_at(offset, FIRST_BYTES, deadline).await?);
+    }
+    Ok(respond(method, served, decision))
+}
+
+/// Answers `HEAD` for a file of which only the listing is known.
+pub(super) fn described(headers: &HeaderMap, entry: &FileEntry) -> Response {
+    let source = Source::Listed(entry.bytes);
+    let (etag, modified) = (format!("\"{}\"", entry.etag), entry.modified.unwrap_or(UNIX_EPOCH));
+    let served = Served { source, etag, modified };
+    let decision = served.decide(&Method::HEAD, headers);
+    respond(&Method::HEAD, served, decision)
 }
 
 /// Answers `GET` or `HEAD` for a file with what its conditional and range headers ask for.
 pub fn answer(method: &Method, headers: &HeaderMap, file: OpenedFile) -> Response {
     let etag = format!("\"{}\"", file.etag);
-    // Dates in HTTP end with the year 9999.
-    let modified = UNIX_EPOCH + Duration::from_secs(file.modified.min(253_402_300_799));
-    let validators = Validators { etag: &etag, modified, bytes: file.bytes };
-    let decision = ranges::decide(method, headers, &validators);
-    let bytes = file.bytes;
+    let modified = UNIX_EPOCH + Duration::from_secs(file.modified);
+    let served = Served { source: Source::Sealed(file), etag, modified };
+    let decision = served.decide(method, headers);
+    respond(method, served, decision)
+}
+
+/// Where bytes come from.
+enum Source {
+    Sealed(OpenedFile),
+    /// With the first bytes of the answer, where it has any.
+    Coming(LazyFile, Option<Bytes>),
+    /// Nowhere yet: this many are said to be there.
+    Listed(u64),
+}
+
+/// A file, and what identifies it to clients.
+struct Served {
+    source: Source,
+    /// With its quotes.
+    etag: String,
+    modified: SystemTime,
+}
+
+impl Served {
+    fn bytes(&self) -> u64 {
+        match &self.source {
+            Source::Sealed(file) => file.bytes,
+            Source::Coming(file, _) => file.bytes(),
+            Source::Listed(bytes) => *bytes,
+        }
+    }
+
+    /// Dates in HTTP end with the year 9999.
+    fn modified(&self) -> SystemTime {
+        self.modified.min(UNIX_EPOCH + Duration::from_secs(253_402_300_799))
+    }
+
+    fn decide(&self, method: &Method, headers: &HeaderMap) -> Decision {
+        let validators = Validators { etag: &self.etag, modified: self.modified(), bytes: self.bytes() };
+        ranges::decide(method, headers, &validators)
+    }
+
+    fn into_body(self, segments: impl IntoIterator<Item = Segment>) -> Body {
+        match self.source {
+            Source::Sealed(file) => Body::new(FileBody::new(file, segments)),
+            Source::Coming(file, begun) => Body::new(LazyBody::new(file, segments, begun)),
+            Source::Listed(_) => Body::empty(),
+        }
+    }
+}
+
+fn respond(method: &Method, served: Served, decision: Decision) -> Response {
+    let (etag, modified, bytes) = (served.etag.clone(), served.modified(), served.bytes());
+    let state = match &served.source {
+        Source::Sealed(file) => Presence::Sealed(file.etag.to_string()),
+        Source::Coming(..) => Presence::Coming,
+        Source::Listed(_) => Presence::Unknown,
+    };
     let mut response = match decision {
-        Decision::Whole => whole(method, file),
+        Decision::Whole => whole(method, served),
         Decision::Parts(parts) => match <[Range<u64>; 1]>::try_from(parts) {
-            Ok([part]) => one_part(file, part),
-            Err(parts) => many_parts(file, &parts),
+            Ok([part]) => one_part(served, part),
+            Err(parts) => many_parts(served, &parts),
         },
         Decision::NotModified => StatusCode::NOT_MODIFIED.into_response(),
         Decision::PreconditionFailed => {
@@ -158,56 +274,74 @@ pub fn answer(method: &Method, headers: &HeaderMap, file: OpenedFile) -> Respons
                 .into_response()
         }
     };
-    stamp(response.headers_mut(), &etag, modified);
+    stamp(response.headers_mut(), &etag, modified, &state);
     response
 }
 
+/// How much of a file is here, as its answer says.
+enum Presence {
+    /// All, with this BLAKE3 name.
+    Sealed(String),
+    Coming,
+    Unknown,
+}
+
 /// The headers that every answer about a file bears.
-fn stamp(headers: &mut HeaderMap, etag: &str, modified: SystemTime) {
+fn stamp(headers: &mut HeaderMap, etag: &str, modified: SystemTime, state: &Presence) {
     headers.insert(header::ETAG, text(etag.to_owned()));
-    headers.insert(header::LAST_MODIFIED, text(httpdate::fmt_http_date(modified)));
+    if modified > UNIX_EPOCH {
+        headers.insert(header::LAST_MODIFIED, text(httpdate::fmt_http_date(modified)));
+    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // The same URL may mean a newer version tomorrow: keep it, but ask.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    match state {
+        Presence::Sealed(hash) => {
+            headers.insert(STATE_HEADER, HeaderValue::from_static("sealed"));
+            headers.insert(HASH_HEADER, text(hash.clone()));
+        }
+        Presence::Coming => {
+            headers.insert(STATE_HEADER, HeaderValue::from_static("coming"));
+        }
+        Presence::Unknown => {}
+    }
 }
 
-fn whole(method: &Method, file: OpenedFile) -> Response {
-    let length = HeaderValue::from(file.bytes);
-    let segments = (file.bytes > 0).then(|| Segment::File(0..file.bytes));
-    let body = if method == Method::HEAD { Body::empty() } else { Body::new(FileBody::new(file, segments)) };
-    let headers = [(header::CONTENT_TYPE, OCTETS), (header::CONTENT_LENGTH, length)];
+fn whole(method: &Method, served: Served) -> Response {
+    let bytes = served.bytes();
+    let segments = (bytes > 0).then(|| Segment::File(0..bytes));
+    let body = if method == Method::HEAD { Body::empty() } else { served.into_body(segments) };
+    let headers = [(header::CONTENT_TYPE, OCTETS), (header::CONTENT_LENGTH, HeaderValue::from(bytes))];
     (StatusCode::OK, headers, body).into_response()
 }
 
-fn one_part(file: OpenedFile, part: Range<u64>) -> Response {
+fn one_part(served: Served, part: Range<u64>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, OCTETS),
         (header::CONTENT_LENGTH, HeaderValue::from(part.end - part.start)),
-        (header::CONTENT_RANGE, text(content_range(&part, file.bytes))),
+        (header::CONTENT_RANGE, text(content_range(&part, served.bytes()))),
     ];
-    let body = Body::new(FileBody::new(file, [Segment::File(part)]));
-    (StatusCode::PARTIAL_CONTENT, headers, body).into_response()
+    (StatusCode::PARTIAL_CONTENT, headers, served.into_body([Segment::File(part)])).into_response()
 }
 
-fn many_parts(file: OpenedFile, parts: &[Range<u64>]) -> Response {
+fn many_parts(served: Served, parts: &[Range<u64>]) -> Response {
     // 128 random bits: no model contains them by chance, and nobody can plan for them.
     let boundary = format!("{:032x}", rand::random::<u128>());
     let mut segments = Vec::with_capacity(2 * parts.len() + 1);
     for part in parts {
         let head = format!(
             "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
-            content_range(part, file.bytes)
+            content_range(part, served.bytes())
         );
         segments.push(Segment::Literal(Bytes::from(head)));
         segments.push(Segment::File(part.clone()));
     }
     segments.push(Segment::Literal(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
-    let body = FileBody::new(file, segments);
     let headers = [
         (header::CONTENT_TYPE, text(format!("multipart/byteranges; boundary={boundary}"))),
-        (header::CONTENT_LENGTH, HeaderValue::from(body.unsent_bytes())),
+        (header::CONTENT_LENGTH, HeaderValue::from(body::bytes_of(&segments))),
     ];
-    (StatusCode::PARTIAL_CONTENT, headers, Body::new(body)).into_response()
+    (StatusCode::PARTIAL_CONTENT, headers, served.into_body(segments)).into_response()
 }
 
 fn content_range(part: &Range<u64>, bytes: u64) -> String {

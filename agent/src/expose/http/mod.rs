@@ -12,8 +12,10 @@ pub mod body;
 mod cluster;
 pub mod extract;
 pub mod files;
+mod fs;
 pub mod guard;
 mod jobs;
+mod lazy_body;
 mod observe;
 mod problem;
 pub mod ranges;
@@ -174,6 +176,8 @@ fn quick_routes() -> OpenApiRouter<Door> {
         .routes(routes!(cluster::limits, cluster::limit))
         .routes(routes!(files::by_reference))
         .routes(routes!(files::by_artifact))
+        .routes(routes!(fs::file))
+        .routes(routes!(fs::root))
 }
 
 /// Routes whose honest work can take minutes: the agent's own deadlines bound them.
