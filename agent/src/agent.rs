@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{
         ArtifactInfo, LimitChange, Limits, Member, PathAnswer, Plan, PlanRequest, Problem, PublishReport,
-        PullRequest, PullStatus, ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
+        PullRequest, PullStatus, ReadingOrderInfo, ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
     engine::Engine,
@@ -35,6 +35,7 @@ use crate::{
     plan, publish,
     pulls::Pulls,
     reader::Reader,
+    records,
     reference::Reference,
     resolve::Resolver,
     store::{self, OpenedFile, Store},
@@ -270,6 +271,33 @@ impl Agent {
     /// `NotFound` when it is not here.
     pub async fn verify(&self, named: &str, repair: bool) -> Result<VerifyReport> {
         verify::verify(&self.inner.engine, self.inner.find(named)?, repair).await
+    }
+
+    /// In which order an artifact was read: the order in which the next node fetches it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here, or nothing was recorded.
+    pub async fn reading_order(&self, named: &str) -> Result<ReadingOrderInfo> {
+        records::show(&self.inner.engine, self.inner.find(named)?, named).await
+    }
+
+    /// Records the order in which files of an artifact have been read since they were opened, instead of the one
+    /// there is.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here, or nobody has a file of it open.
+    pub async fn record_reading_order(&self, named: &str) -> Result<ReadingOrderInfo> {
+        let swarm = self.inner.find(named)?;
+        self.inner.reader.record(swarm, named).await?;
+        records::show(&self.inner.engine, swarm, named).await
+    }
+
+    /// Forgets in which order an artifact was read; the next reading is recorded.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here, or nothing was recorded.
+    pub async fn forget_reading_order(&self, named: &str) -> Result<()> {
+        records::forget(&self.inner.engine, self.inner.find(named)?, named).await
     }
 
     /// Keeps an artifact from eviction, or lets it go.

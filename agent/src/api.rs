@@ -39,6 +39,32 @@ pub struct PullRequest {
     pub require_manifest: bool,
 }
 
+/// In which order an artifact was read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReadingOrderInfo {
+    /// As it was asked.
+    pub reference: String,
+    /// The blueprint's hash.
+    pub swarm: String,
+    /// Chunks that were read.
+    pub chunks: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The first stretches, at most a thousand.
+    pub stretches: Vec<ReadStretch>,
+}
+
+/// A stretch of a file that was read in one go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReadStretch {
+    /// The file.
+    pub path: String,
+    /// Its first byte, at the border of a chunk.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// A page of a directory of the namespace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Listing {

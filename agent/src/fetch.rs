@@ -22,6 +22,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     known::Known,
     manifest::Blueprint,
+    order,
     origin::{Origin, Patterns},
     page_cache, placing,
     reference::Reference,
@@ -94,11 +95,13 @@ async fn materialise(
     if let Some(manifest) = &resolved.manifest {
         engine.store.learn_manifest(lease.swarm, manifest).await?;
     }
-    let mut known = Known::find(engine, &resolved, &wanted).await;
+    let (mut known, order) =
+        tokio::join!(Known::find(engine, &resolved, &wanted), order::find(engine, lease.swarm));
+    let order = order.map(|order| order.chunks(resolved.blueprint.chunk_count())).unwrap_or_default();
     let on_trust = reuse(engine, &lease, &resolved, &known, &wanted, report).await?;
 
     report.phase(Phase::Fetching);
-    let trusted = Trusted { known: &known, chunks: on_trust };
+    let trusted = Trusted { known: &known, chunks: on_trust, order: &order };
     if let Fetched::Refuted = fetch(engine, &lease, reference, &resolved, &wanted, &trusted, report).await? {
         tracing::warn!(%reference, chunks = trusted.chunks.len(), "what a home said of the hashes is not true: those chunks are fetched");
         for index in trusted.chunks.iter() {
@@ -107,7 +110,7 @@ async fn materialise(
         known.drop_hint();
         report.resolved(&resolved, &wanted);
         let nothing = reuse(engine, &lease, &resolved, &known, &wanted, report).await?;
-        let trusted = Trusted { known: &known, chunks: nothing };
+        let trusted = Trusted { known: &known, chunks: nothing, order: &order };
         fetch(engine, &lease, reference, &resolved, &wanted, &trusted, report).await?;
     }
 
@@ -182,10 +185,12 @@ async fn reuse(
     Ok(on_trust)
 }
 
-/// Chunks that were taken from this disk because a home said so.
+/// What others said: of the hashes, and of the order in which the artifact is read.
 struct Trusted<'a> {
     known: &'a Known,
+    /// Chunks that were taken from this disk because a home said so.
     chunks: ChunkSet,
+    order: &'a [u32],
 }
 
 impl Trusted<'_> {
@@ -237,6 +242,9 @@ async fn fetch(
     let spec = spec_of(lease.swarm, blueprint);
     let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
     let mut swarm = engine.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
+    if !trusted.order.is_empty() {
+        swarm.order(trusted.order.to_vec());
+    }
     let mut progress = swarm.progress();
     report.joined(&progress.borrow());
     // What was stored between the first look and the join.

@@ -15,6 +15,7 @@ use crate::{
     api::PullRequest,
     error::{Error, ErrorKind, Result},
     fetch::spec_of,
+    order,
     pulls::Pulls,
     services::{Service, from_json, refuse_local, to_json},
     store::Store,
@@ -112,6 +113,15 @@ impl Host for AgentHost {
                 Ok(known.ok_or_else(missing)?.0.to_vec().into())
             }
             Service::KeepManifest => vouching::answer_offer(&self.store, body).await,
+            Service::ReadingOrder => {
+                let swarm = SwarmId(hash(&body)?);
+                let missing = || {
+                    let text = format!("no reading order is known here for swarm {}", swarm.short());
+                    Error::new(ErrorKind::NotFound, text)
+                };
+                Ok(self.store.reading_order(swarm).await.ok_or_else(missing)?.encode().into())
+            }
+            Service::KeepReadingOrder => order::answer_offer(&self.store, body).await,
         }
     }
 }

@@ -32,10 +32,14 @@ pub enum Service {
     KeptManifest,
     /// Swarm id and manifest hash → one byte: whether to send it. Manifest → nothing.
     KeepManifest,
+    /// Swarm id → the order in which its artifact was read, as a wish.
+    ReadingOrder,
+    /// Reading order → nothing.
+    KeepReadingOrder,
 }
 
 impl Service {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Ping,
         Self::Resolve,
         Self::Manifest,
@@ -45,6 +49,8 @@ impl Service {
         Self::CancelPull,
         Self::KeptManifest,
         Self::KeepManifest,
+        Self::ReadingOrder,
+        Self::KeepReadingOrder,
     ];
 
     /// Its number on the wire; never reused for another meaning.
@@ -60,6 +66,8 @@ impl Service {
                 Self::CancelPull => 6,
                 Self::KeptManifest => 7,
                 Self::KeepManifest => 8,
+                Self::ReadingOrder => 9,
+                Self::KeepReadingOrder => 10,
             }
     }
 

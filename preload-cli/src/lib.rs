@@ -97,6 +97,7 @@ async fn ask(command: Asking, context: &Context) -> Result<()> {
         Asking::Verify(verify) => Box::pin(verify.run(context)),
         Asking::Pin(pin) => Box::pin(pin.run(context)),
         Asking::Unpin(unpin) => Box::pin(unpin.run(context)),
+        Asking::Record(record) => Box::pin(record.run(context)),
         Asking::Rm(rm) => Box::pin(rm.run(context)),
         Asking::Members(members) => Box::pin(members.run(context)),
         Asking::Limit(limit) => Box::pin(limit.run(context)),

@@ -141,11 +141,11 @@ impl LazyFile {
             return Ok(Bytes::new());
         }
         let range = offset..end;
+        session.touch(*file, range.clone());
         if let Some(sealed) = self.sealed() {
             metrics::read(caller.door, metrics::FoundBytes::Sealed);
             return read_sealed(sealed, range).await;
         }
-        session.touch(*file, range.clone());
         let (was_ahead, ahead) = {
             let mut ahead = self.inner.ahead.lock();
             (ahead.covers(&range), ahead.read(&range, entry.bytes))

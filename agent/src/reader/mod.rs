@@ -19,7 +19,7 @@ mod file;
 mod session;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -37,6 +37,7 @@ use crate::{
     manifest::{Blueprint, BlueprintFile},
     metrics,
     namespace::{Entry, FileEntry, Namespace, NamespacePath, Whole, etag_of},
+    order,
     pulls::Pulls,
     reference::Reference,
     resolve,
@@ -78,8 +79,12 @@ struct Inner {
     ttl: Duration,
     sessions: Mutex<HashMap<SwarmId, Weak<Session>>>,
     resolved: Mutex<HashMap<Reference, Resolved>>,
+    left_behind: LeftBehind,
     tasks: TaskTracker,
 }
+
+/// Versions that their origins turned out not to have any more. Whoever opens one anew looks again first.
+type LeftBehind = Arc<Mutex<HashSet<SwarmId>>>;
 
 /// What a reference was last time somebody looked.
 #[derive(Clone)]
@@ -105,6 +110,7 @@ impl Reader {
             ttl,
             sessions: Mutex::default(),
             resolved: Mutex::default(),
+            left_behind: LeftBehind::default(),
             tasks: TaskTracker::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -145,7 +151,30 @@ impl Reader {
         caller: Caller,
     ) -> Result<LazyFile> {
         let whole = Whole { reference: reference.clone(), path: path.clone(), is_lone: false };
-        self.open_whole(&whole, None, None, caller).await
+        match self.open_whole(&whole, None, None, caller).await {
+            Err(e) if is_of_yesterday(&e) => {
+                let known = self.inner.resolved.lock().remove(&whole.reference);
+                let outdated = known.map(|known| known.blueprint.swarm_id());
+                self.open_whole(&whole, None, outdated, caller).await
+            }
+            opened => opened,
+        }
+    }
+
+    /// Records the order in which what is open of an artifact has been read so far.
+    pub(crate) async fn record(&self, swarm: SwarmId, named: &str) -> Result<()> {
+        let session = self.inner.sessions.lock().get(&swarm).and_then(Weak::upgrade);
+        let order = session.map(|session| session.order()).filter(|order| !order.is_empty());
+        let order = order.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("nobody has read {named} since its files were opened here"),
+            )
+        })?;
+        let engine = &self.inner.pulls.engine;
+        engine.store.keep_reading_order(order.clone()).await?;
+        order::offer(engine, &order).await;
+        Ok(())
     }
 
     /// Waits until every task of a reader has ended; they end with the last file that is open.
@@ -165,6 +194,9 @@ impl Reader {
         caller: Caller,
     ) -> Result<LazyFile> {
         let resolved = self.resolve(&whole.reference, outdated).await?;
+        if outdated.is_none() && self.inner.left_behind.lock().contains(&resolved.blueprint.swarm_id()) {
+            return Err(of_yesterday(whole));
+        }
         let blueprint = &resolved.blueprint;
         let file = blueprint.find(&whole.path).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{} has no file {}", whole.reference, whole.path))
@@ -282,6 +314,7 @@ impl Reader {
             engine.clone(),
             resolved.reference.clone(),
             whole.is_lone,
+            self.inner.left_behind.clone(),
             resolved.blueprint.clone(),
             lease,
             &inner.tasks,

@@ -29,12 +29,19 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fetch::{OriginSpans, spec_of},
     manifest::Blueprint,
+    order::{self, ReadingOrder},
     reference::Reference,
     store::Lease,
 };
 
 /// A chunk may come without a word: taken from another artifact by a pull. So often it is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Versions remembered as gone.
+const LEFT_BEHIND_MAX: usize = 1024;
+
+/// A reader that comes to nothing new for so long has read what it came for.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What every reader of one artifact shares.
 pub(super) struct Session {
@@ -44,6 +51,7 @@ pub(super) struct Session {
     reference: Reference,
     /// Nobody else gives its files their paths: there may be no pull.
     publishes: bool,
+    left_behind: super::LeftBehind,
     touched: Mutex<Touched>,
     /// The wish under way.
     joined: tokio::sync::Mutex<Option<Joined>>,
@@ -53,6 +61,30 @@ pub(super) struct Session {
     cancel: CancellationToken,
     _ends: DropGuard,
     tasks: TaskTracker,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let order = self.order();
+        // Outside of a runtime the agent has stopped.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !order.is_empty() && !self.engine.cancel.is_cancelled() {
+            let engine = self.engine.clone();
+            self.tasks.spawn_on(async move { record(&engine, order).await }, &runtime);
+        }
+    }
+}
+
+/// Keeps an order that was read here, unless there is one: the first reading of a version counts.
+async fn record(engine: &Engine, order: ReadingOrder) {
+    if engine.store.has_reading_order(order.swarm()) {
+        return;
+    }
+    tracing::debug!(swarm = %order.swarm().short(), chunks = order.len(), "recording in which order it was read");
+    if let Err(e) = engine.store.keep_reading_order(order.clone()).await {
+        tracing::warn!(error = %e, "the order in which an artifact was read cannot be kept");
+    }
+    order::offer(engine, &order).await;
 }
 
 /// Which chunks readers came to.
@@ -92,16 +124,18 @@ impl Session {
         engine: Arc<Engine>,
         reference: Reference,
         publishes: bool,
+        left_behind: super::LeftBehind,
         blueprint: Arc<Blueprint>,
         lease: Lease,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
         let cancel = engine.cancel.child_token();
-        Arc::new(Self {
+        let session = Arc::new(Self {
             touched: Mutex::new(Touched::new(blueprint.chunk_count())),
             engine,
             reference,
             publishes,
+            left_behind,
             blueprint,
             lease,
             joined: tokio::sync::Mutex::default(),
@@ -110,7 +144,9 @@ impl Session {
             _ends: cancel.clone().drop_guard(),
             cancel,
             tasks: tasks.clone(),
-        })
+        });
+        session.record_when_quiet();
+        session
     }
 
     /// Whether what this artifact was read from is not there any more: nothing is opened in it again.
@@ -210,9 +246,30 @@ impl Session {
         self.blueprint.chunks_overlapping(file, range).for_each(|index| touched.note(index));
     }
 
-    /// The chunks in the order in which readers first came to them.
-    pub(super) fn order(&self) -> Vec<u32> {
-        self.touched.lock().order.clone()
+    /// The order in which readers first came to its chunks.
+    pub(super) fn order(&self) -> ReadingOrder {
+        let order = self.touched.lock().order.clone();
+        ReadingOrder::new(self.lease.swarm, order, self.blueprint.chunk_count())
+    }
+
+    /// Records the order once readers have come to nothing new for a while: a server has loaded what it wants.
+    fn record_when_quiet(self: &Arc<Self>) {
+        let (session, cancel) = (Arc::downgrade(self), self.cancel.clone());
+        self.tasks.spawn(async move {
+            let mut before = 0;
+            loop {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(QUIET) => {}
+                }
+                let Some(session) = session.upgrade() else { return };
+                let touched = session.touched.lock().order.len();
+                if touched > 0 && touched == before {
+                    return record(&session.engine, session.order()).await;
+                }
+                before = touched;
+            }
+        });
     }
 
     /// A chunk came. Where no pull does, what is whole is given its path.
@@ -284,15 +341,25 @@ impl Session {
         let spec = spec_of(self.lease.swarm, &self.blueprint);
         let chunks = ChunkSet::new(self.blueprint.chunk_count());
         let handle = engine.cluster.want(Wanted { spec, chunks, source, manifest }).await?;
+        if let Some(order) = engine.store.reading_order(self.lease.swarm).await {
+            handle.order(order.chunks(self.blueprint.chunk_count()));
+        }
         let joined = Joined { urging: handle.urging(), ended: Arc::default() };
         *self.end.failed.lock() = None;
         *slot = Some(joined.clone());
         let follow = follow(handle, Arc::downgrade(self), self.arrivals.clone(), self.cancel.clone());
         let (ended, arrivals) = (joined.ended.clone(), self.arrivals.clone());
-        let end = self.end.clone();
+        let (end, swarm, left_behind) = (self.end.clone(), self.lease.swarm, self.left_behind.clone());
         self.tasks.spawn(async move {
             if let Some(why) = follow.await {
-                end.over.fetch_or(why.kind() == ErrorKind::Corrupt, Ordering::AcqRel);
+                if why.kind() == ErrorKind::Corrupt {
+                    end.over.store(true, Ordering::Release);
+                    let mut left_behind = left_behind.lock();
+                    if left_behind.len() >= LEFT_BEHIND_MAX {
+                        left_behind.clear();
+                    }
+                    left_behind.insert(swarm);
+                }
                 *end.failed.lock() = Some(why);
             }
             ended.store(true, Ordering::Release);

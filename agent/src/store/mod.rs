@@ -6,8 +6,10 @@
 //!                            /partial/<n> files being filled, preallocated, 0600
 //!                            /files/…     whole files, 0444, never written again
 //!                            /manifest    once every chunk hash is known
+//!                            /order       in which order it was first read
 //! <data>/index.redb                       presence, pins, use: committed behind the data
 //! <data>/manifests/<swarm id>            manifests kept for others, whose data may be elsewhere
+//! <data>/orders/<swarm id>                reading orders kept for others
 //! <data>/models/<scheme>/<host or org>/<name>/<revision>   the path people use: a link to `files/`
 //! ```
 //!
@@ -35,6 +37,7 @@ mod leftovers;
 mod links;
 mod lock;
 mod opened;
+mod orders;
 mod places;
 mod publish;
 mod reading;

@@ -64,6 +64,8 @@ pub(super) fn overhead_charge(blueprint: &Blueprint, encoded_bytes: u64) -> u64 
     let journal =
         3 * blocks((2 * chunks + super::JOURNAL_SLACK_RECORDS) * super::journal::RECORD_BYTES as u64);
     let manifest = blocks(encoded_bytes + 64 * chunks);
+    // At worst no two chunks were read in a row; it is written beside the old one.
+    let order = 2 * blocks((64 + 8 * chunks).min(crate::order::MAX_ENCODED_BYTES as u64));
     // A page of the index is copied on write, and its file grows in steps.
     let index = blocks(128 * chunks);
     let mut dirs = std::collections::HashSet::new();
@@ -74,7 +76,7 @@ pub(super) fn overhead_charge(blueprint: &Blueprint, encoded_bytes: u64) -> u64 
         dirs.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
     }
     let directories = BLOCK_BYTES * (8 + dirs.len() as u64) + blocks(2 * entries);
-    2 * blocks(encoded_bytes) + manifest + journal + index + directories
+    2 * blocks(encoded_bytes) + manifest + order + journal + index + directories
 }
 
 fn blocks(bytes: u64) -> u64 {

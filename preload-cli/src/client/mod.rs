@@ -12,7 +12,8 @@ use std::{error::Error, time::Duration};
 use emberline_agent::{
     api::{
         ArtifactInfo, LimitChange, Limits, Member, Named, PathAnswer, Plan, PlanRequest, Problem,
-        PublishReport, PullRequest, PullStatus, Status, VerifyReport, WarmRequest, WarmStatus,
+        PublishReport, PullRequest, PullStatus, ReadingOrderInfo, Status, VerifyReport, WarmRequest,
+        WarmStatus,
     },
     error::ErrorKind,
     expose::http::STARTING_HEADER,
@@ -156,6 +157,31 @@ impl Client {
     pub async fn publish(&self, reference: &str) -> Result<PublishReport> {
         let named = Named { reference: reference.to_owned() };
         self.call_slow(self.request(Method::POST, &["publish"], &[]).json(&named)).await
+    }
+
+    /// In which order an artifact was read.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn reading_order(&self, reference: &str) -> Result<ReadingOrderInfo> {
+        self.call(self.request(Method::GET, &["orders"], &[("reference", reference)])).await
+    }
+
+    /// Records in which order what is open of an artifact has been read so far.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn record_order(&self, reference: &str) -> Result<ReadingOrderInfo> {
+        let named = Named { reference: reference.to_owned() };
+        self.call(self.request(Method::PUT, &["orders"], &[]).json(&named)).await
+    }
+
+    /// Forgets in which order an artifact was read.
+    ///
+    /// # Errors
+    /// As [`start_pull`](Self::start_pull).
+    pub async fn forget_order(&self, reference: &str) -> Result<()> {
+        self.tell(self.request(Method::DELETE, &["orders"], &[("reference", reference)])).await
     }
 
     /// Keeps an artifact from eviction, or lets it go.

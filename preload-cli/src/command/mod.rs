@@ -10,6 +10,7 @@ pub(crate) mod pin;
 pub(crate) mod plan;
 pub(crate) mod publish;
 pub(crate) mod pull;
+pub(crate) mod record;
 pub(crate) mod rm;
 pub(crate) mod secret;
 pub(crate) mod status;

@@ -14,7 +14,9 @@ use super::{
     files::NamedQuery,
     problem::Failure,
 };
-use crate::api::{ArtifactInfo, Named, PathAnswer, Problem, PublishReport, VerifyReport, VerifyRequest};
+use crate::api::{
+    ArtifactInfo, Named, PathAnswer, Problem, PublishReport, ReadingOrderInfo, VerifyReport, VerifyRequest,
+};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +136,54 @@ pub(super) async fn publish(
     Told(Named { reference }): Told<Named>,
 ) -> Result<Json<PublishReport>, Failure> {
     Ok(Json(door.agent()?.publish(&reference).await?))
+}
+
+/// In which order an artifact was read: the order in which the next node fetches it.
+#[utoipa::path(
+    get,
+    path = "/v1/orders",
+    tag = "artifacts",
+    params(NamedQuery),
+    responses((status = 200, body = ReadingOrderInfo), (status = 404, body = Problem))
+)]
+pub(super) async fn reading_order(
+    State(door): State<Door>,
+    Asked(query): Asked<NamedQuery>,
+) -> Result<Json<ReadingOrderInfo>, Failure> {
+    Ok(Json(door.agent()?.reading_order(&query.reference).await?))
+}
+
+/// Records in which order what is open of an artifact has been read so far.
+#[utoipa::path(
+    put,
+    path = "/v1/orders",
+    tag = "artifacts",
+    params(NamedInQuery),
+    request_body(content = Option<Named>, description = "instead of the query"),
+    responses((status = 200, body = ReadingOrderInfo), (status = 404, body = Problem))
+)]
+pub(super) async fn record_order(
+    State(door): State<Door>,
+    NamedAnywhere(Named { reference }): NamedAnywhere,
+) -> Result<Json<ReadingOrderInfo>, Failure> {
+    Ok(Json(door.agent()?.record_reading_order(&reference).await?))
+}
+
+/// Forgets in which order an artifact was read.
+#[utoipa::path(
+    delete,
+    path = "/v1/orders",
+    tag = "artifacts",
+    params(NamedInQuery),
+    request_body(content = Option<Named>, description = "instead of the query"),
+    responses((status = 204), (status = 404, body = Problem))
+)]
+pub(super) async fn forget_order(
+    State(door): State<Door>,
+    NamedAnywhere(Named { reference }): NamedAnywhere,
+) -> Result<StatusCode, Failure> {
+    door.agent()?.forget_reading_order(&reference).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Keeps an artifact from eviction.

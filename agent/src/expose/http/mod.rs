@@ -171,6 +171,7 @@ fn quick_routes() -> OpenApiRouter<Door> {
         .routes(routes!(artifacts::one))
         .routes(routes!(artifacts::path))
         .routes(routes!(artifacts::pin, artifacts::unpin))
+        .routes(routes!(artifacts::reading_order, artifacts::record_order, artifacts::forget_order))
         .routes(routes!(cluster::members))
         .routes(routes!(cluster::status))
         .routes(routes!(cluster::limits, cluster::limit))

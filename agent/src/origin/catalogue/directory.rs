@@ -53,7 +53,8 @@ impl DirectoryCatalogue {
             let entry = entry.at(|| path.display().to_string())?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let key = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-            if listing::is_control_file(&key) || key.parse::<RelativePath>().is_err() {
+            if !page.may_take(&key) || listing::is_control_file(&key) || key.parse::<RelativePath>().is_err()
+            {
                 continue;
             }
             let Ok(metadata) = self.metadata(&key) else { continue };
@@ -110,6 +111,16 @@ impl Page<'_> {
             self.names.pop_last();
             self.more = true;
         }
+    }
+
+    /// Whether `key`, or what is below it, can be of this page: looking at what it is costs more.
+    fn may_take(&self, key: &str) -> bool {
+        let is_behind = |at: &str| key > at || at.strip_prefix(key).is_some_and(|rest| rest.starts_with('/'));
+        let is_full = self.names.len() >= self.request.limit;
+        // Of keys that are not here yet the page takes those in front of its last.
+        let is_past = is_full && self.names.last_key_value().is_some_and(|(last, _)| key > last.as_str());
+        let fits = key.starts_with(&self.request.prefix) || self.request.prefix.starts_with(key);
+        fits && !is_past && self.request.start_after.as_deref().is_none_or(is_behind)
     }
 
     /// Whether keys below `directory` can be of this page.

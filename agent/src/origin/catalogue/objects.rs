@@ -99,7 +99,7 @@ impl Catalogue for ObjectCatalogue {
 }
 
 /// Leaves out empty objects that other names of the page go on behind: markers of directories.
-fn drop_markers(names: &mut Vec<ListedName>) {
+pub(super) fn drop_markers(names: &mut Vec<ListedName>) {
     let mut markers = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let ListedName::File(file) = name else { continue };

@@ -52,7 +52,7 @@ impl Catalogue for SnapshotCatalogue {
 }
 
 /// A page of a snapshot, whose files stand below `base`.
-fn page_of(snapshot: &Snapshot, base: &str, request: &PageRequest) -> ListedPage {
+pub(super) fn page_of(snapshot: &Snapshot, base: &str, request: &PageRequest) -> ListedPage {
     let mut page = ListedPage::default();
     let Some(prefix) = request.prefix.strip_prefix(base) else { return page };
     let after = request.start_after.as_deref().map(|at| at.strip_prefix(base).unwrap_or(at));
