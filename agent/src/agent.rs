@@ -281,11 +281,10 @@ impl Agent {
         records::show(&self.inner.engine, self.inner.find(named)?, named).await
     }
 
-    /// Records the order in which files of an artifact have been read since they were opened, instead of the one
-    /// there is.
+    /// Records the order in which an artifact has been read through this agent, instead of the one there is.
     ///
     /// # Errors
-    /// `NotFound` when it is not here, or nobody has a file of it open.
+    /// `NotFound` when it is not here, or nobody has read it.
     pub async fn record_reading_order(&self, named: &str) -> Result<ReadingOrderInfo> {
         let swarm = self.inner.find(named)?;
         self.inner.reader.record(swarm, named).await?;
@@ -297,7 +296,9 @@ impl Agent {
     /// # Errors
     /// `NotFound` when it is not here, or nothing was recorded.
     pub async fn forget_reading_order(&self, named: &str) -> Result<()> {
-        records::forget(&self.inner.engine, self.inner.find(named)?, named).await
+        let swarm = self.inner.find(named)?;
+        self.inner.reader.forget_order(swarm);
+        records::forget(&self.inner.engine, swarm, named).await
     }
 
     /// Keeps an artifact from eviction, or lets it go.

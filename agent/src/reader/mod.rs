@@ -17,6 +17,7 @@
 mod ahead;
 mod file;
 mod session;
+mod touches;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,14 +31,13 @@ use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 pub use self::file::{LazyFile, READ_MAX_BYTES, State};
-use self::session::Session;
+use self::{session::Session, touches::Touches};
 use crate::{
     api::PullRequest,
     error::{Error, ErrorKind, Result},
     manifest::{Blueprint, BlueprintFile},
     metrics,
     namespace::{Entry, FileEntry, Namespace, NamespacePath, Whole, etag_of},
-    order,
     pulls::Pulls,
     reference::Reference,
     resolve,
@@ -80,6 +80,7 @@ struct Inner {
     sessions: Mutex<HashMap<SwarmId, Weak<Session>>>,
     resolved: Mutex<HashMap<Reference, Resolved>>,
     left_behind: LeftBehind,
+    touches: Arc<Touches>,
     tasks: TaskTracker,
 }
 
@@ -103,7 +104,9 @@ const RESOLVED_MAX: usize = 4096;
 
 impl Reader {
     pub(crate) fn new(pulls: Arc<Pulls>, namespace: Namespace, config: ReaderConfig, ttl: Duration) -> Self {
+        let touches = Arc::new(Touches::new(pulls.engine.clone()));
         let inner = Inner {
+            touches: touches.clone(),
             pulls,
             namespace,
             config,
@@ -113,6 +116,7 @@ impl Reader {
             left_behind: LeftBehind::default(),
             tasks: TaskTracker::new(),
         };
+        inner.tasks.spawn(async move { touches.run().await });
         Self { inner: Arc::new(inner) }
     }
 
@@ -163,18 +167,15 @@ impl Reader {
 
     /// Records the order in which what is open of an artifact has been read so far.
     pub(crate) async fn record(&self, swarm: SwarmId, named: &str) -> Result<()> {
-        let session = self.inner.sessions.lock().get(&swarm).and_then(Weak::upgrade);
-        let order = session.map(|session| session.order()).filter(|order| !order.is_empty());
-        let order = order.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("nobody has read {named} since its files were opened here"),
-            )
-        })?;
-        let engine = &self.inner.pulls.engine;
-        engine.store.keep_reading_order(order.clone()).await?;
-        order::offer(engine, &order).await;
-        Ok(())
+        if self.inner.touches.record(swarm).await? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("nobody has read {named} through this agent lately")))
+    }
+
+    /// Forgets how an artifact was read: the next reading counts.
+    pub(crate) fn forget_order(&self, swarm: SwarmId) {
+        self.inner.touches.forget(swarm);
     }
 
     /// Waits until every task of a reader has ended; they end with the last file that is open.
@@ -314,7 +315,8 @@ impl Reader {
             engine.clone(),
             resolved.reference.clone(),
             whole.is_lone,
-            self.inner.left_behind.clone(),
+            inner.left_behind.clone(),
+            inner.touches.of(&resolved.blueprint),
             resolved.blueprint.clone(),
             lease,
             &inner.tasks,

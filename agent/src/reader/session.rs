@@ -24,12 +24,12 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use super::touches::Touched;
 use crate::{
     engine::Engine,
     error::{Error, ErrorKind, Result},
     fetch::{OriginSpans, spec_of},
     manifest::Blueprint,
-    order::{self, ReadingOrder},
     reference::Reference,
     store::Lease,
 };
@@ -40,9 +40,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Versions remembered as gone.
 const LEFT_BEHIND_MAX: usize = 1024;
 
-/// A reader that comes to nothing new for so long has read what it came for.
-const QUIET: Duration = Duration::from_secs(10);
-
 /// What every reader of one artifact shares.
 pub(super) struct Session {
     pub(super) engine: Arc<Engine>,
@@ -52,7 +49,7 @@ pub(super) struct Session {
     /// Nobody else gives its files their paths: there may be no pull.
     publishes: bool,
     left_behind: super::LeftBehind,
-    touched: Mutex<Touched>,
+    touched: Arc<Touched>,
     /// The wish under way.
     joined: tokio::sync::Mutex<Option<Joined>>,
     /// Changes when a chunk comes, or the wish ends.
@@ -61,48 +58,6 @@ pub(super) struct Session {
     cancel: CancellationToken,
     _ends: DropGuard,
     tasks: TaskTracker,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let order = self.order();
-        // Outside of a runtime the agent has stopped.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if !order.is_empty() && !self.engine.cancel.is_cancelled() {
-            let engine = self.engine.clone();
-            self.tasks.spawn_on(async move { record(&engine, order).await }, &runtime);
-        }
-    }
-}
-
-/// Keeps an order that was read here, unless there is one: the first reading of a version counts.
-async fn record(engine: &Engine, order: ReadingOrder) {
-    if engine.store.has_reading_order(order.swarm()) {
-        return;
-    }
-    tracing::debug!(swarm = %order.swarm().short(), chunks = order.len(), "recording in which order it was read");
-    if let Err(e) = engine.store.keep_reading_order(order.clone()).await {
-        tracing::warn!(error = %e, "the order in which an artifact was read cannot be kept");
-    }
-    order::offer(engine, &order).await;
-}
-
-/// Which chunks readers came to.
-struct Touched {
-    seen: ChunkSet,
-    order: Vec<u32>,
-}
-
-impl Touched {
-    fn new(chunks: u32) -> Self {
-        Self { seen: ChunkSet::new(chunks), order: Vec::new() }
-    }
-
-    fn note(&mut self, index: u32) {
-        if self.seen.insert(index) {
-            self.order.push(index);
-        }
-    }
 }
 
 /// How the last wish ended, where it failed.
@@ -125,13 +80,14 @@ impl Session {
         reference: Reference,
         publishes: bool,
         left_behind: super::LeftBehind,
+        touched: Arc<Touched>,
         blueprint: Arc<Blueprint>,
         lease: Lease,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
         let cancel = engine.cancel.child_token();
-        let session = Arc::new(Self {
-            touched: Mutex::new(Touched::new(blueprint.chunk_count())),
+        Arc::new(Self {
+            touched,
             engine,
             reference,
             publishes,
@@ -144,9 +100,7 @@ impl Session {
             _ends: cancel.clone().drop_guard(),
             cancel,
             tasks: tasks.clone(),
-        });
-        session.record_when_quiet();
-        session
+        })
     }
 
     /// Whether what this artifact was read from is not there any more: nothing is opened in it again.
@@ -242,34 +196,7 @@ impl Session {
 
     /// Notes that a reader came to these bytes: what is read first is to be fetched first next time.
     pub(super) fn touch(&self, file: usize, range: Range<u64>) {
-        let mut touched = self.touched.lock();
-        self.blueprint.chunks_overlapping(file, range).for_each(|index| touched.note(index));
-    }
-
-    /// The order in which readers first came to its chunks.
-    pub(super) fn order(&self) -> ReadingOrder {
-        let order = self.touched.lock().order.clone();
-        ReadingOrder::new(self.lease.swarm, order, self.blueprint.chunk_count())
-    }
-
-    /// Records the order once readers have come to nothing new for a while: a server has loaded what it wants.
-    fn record_when_quiet(self: &Arc<Self>) {
-        let (session, cancel) = (Arc::downgrade(self), self.cancel.clone());
-        self.tasks.spawn(async move {
-            let mut before = 0;
-            loop {
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = tokio::time::sleep(QUIET) => {}
-                }
-                let Some(session) = session.upgrade() else { return };
-                let touched = session.touched.lock().order.len();
-                if touched > 0 && touched == before {
-                    return record(&session.engine, session.order()).await;
-                }
-                before = touched;
-            }
-        });
+        self.touched.touch(file, range);
     }
 
     /// A chunk came. Where no pull does, what is whole is given its path.

@@ -167,7 +167,7 @@ impl Client {
         self.call(self.request(Method::GET, &["orders"], &[("reference", reference)])).await
     }
 
-    /// Records in which order what is open of an artifact has been read so far.
+    /// Records in which order an artifact has been read so far.
     ///
     /// # Errors
     /// As [`start_pull`](Self::start_pull).

@@ -15,13 +15,13 @@ const SHOWN: usize = 20;
 #[command(after_help = "\
 Examples:
   preload record s3://models/llama-3-8b            what was recorded
-  preload record s3://models/llama-3-8b --now      record what has been read of it since it was opened
+  preload record s3://models/llama-3-8b --now      record what has been read of it so far
   preload record s3://models/llama-3-8b --clear    forget it; the next reading is recorded")]
 pub(crate) struct Record {
     /// Reference, swarm id or manifest hash.
     #[arg(value_name = "REF")]
     reference: String,
-    /// Record what readers that have it open have read so far, instead of what was recorded.
+    /// Record what has been read of it so far, instead of what was recorded.
     #[arg(long, conflicts_with = "clear")]
     now: bool,
     /// Forget what was recorded.

@@ -37,18 +37,10 @@ async fn cold_pull(moto: &Moto, records: bool) -> Vec<usize> {
     };
     pull().await;
     if records {
-        let order = async || agent.reading_order("s3://bucket/m").await;
-        while order().await.is_err() {
-            tokio::task::yield_now().await;
-        }
-        let order = order().await.unwrap();
+        let order = agent.record_reading_order("s3://bucket/m").await.unwrap();
         assert_eq!(order.stretches.first().map(|s| s.path.as_str()), Some("shard-23.bin"));
         assert_eq!(order.chunks as usize, SHARDS);
         // The data goes and comes again; what was recorded stays with the cluster's homes, here this node.
-        let kept = data.path().join("orders").join(&order.swarm);
-        while !kept.exists() {
-            tokio::task::yield_now().await;
-        }
         agent.remove("s3://bucket/m", true).await.unwrap();
         let before = proxy.seen().len();
         pull().await;

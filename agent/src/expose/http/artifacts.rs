@@ -153,7 +153,7 @@ pub(super) async fn reading_order(
     Ok(Json(door.agent()?.reading_order(&query.reference).await?))
 }
 
-/// Records in which order what is open of an artifact has been read so far.
+/// Records in which order an artifact has been read so far, instead of what was recorded.
 #[utoipa::path(
     put,
     path = "/v1/orders",

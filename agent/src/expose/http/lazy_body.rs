@@ -16,12 +16,10 @@ use futures::{FutureExt, future::BoxFuture};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::body::{FileBody, Segment, bytes_of};
-use crate::{
-    error::Result,
-    metrics,
-    reader::{LazyFile, READ_MAX_BYTES},
-};
+use crate::{error::Result, metrics, reader::LazyFile};
 
+/// Read at a time: what a connection holds in memory, and there may be many.
+const PIECE_BYTES: usize = 128 << 10;
 /// A body that gets nothing for this long is cut off: the client comes back for the rest.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -108,7 +106,7 @@ impl Body for LazyBody {
                 continue;
             }
             let file = self.file.clone();
-            let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(READ_MAX_BYTES);
+            let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(PIECE_BYTES);
             let deadline = tokio::time::Instant::now() + PATIENCE;
             self.coming = Some(async move { file.read_at(range.start, length, deadline).await }.boxed());
         }
