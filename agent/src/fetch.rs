@@ -22,9 +22,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     known::Known,
     manifest::Blueprint,
-    order,
     origin::{Origin, Patterns},
-    page_cache, placing,
+    page_cache, placing, records,
     reference::Reference,
     report::Reporter,
     resolve::Resolved,
@@ -96,7 +95,7 @@ async fn materialise(
         engine.store.learn_manifest(lease.swarm, manifest).await?;
     }
     let (mut known, order) =
-        tokio::join!(Known::find(engine, &resolved, &wanted), order::find(engine, lease.swarm));
+        tokio::join!(Known::find(engine, &resolved, &wanted), records::find(engine, lease.swarm));
     let order = order.map(|order| order.chunks(resolved.blueprint.chunk_count())).unwrap_or_default();
     let on_trust = reuse(engine, &lease, &resolved, &known, &wanted, report).await?;
 

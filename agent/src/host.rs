@@ -15,8 +15,8 @@ use crate::{
     api::PullRequest,
     error::{Error, ErrorKind, Result},
     fetch::spec_of,
-    order,
     pulls::Pulls,
+    records,
     services::{Service, from_json, refuse_local, to_json},
     store::Store,
     vouching,
@@ -121,7 +121,7 @@ impl Host for AgentHost {
                 };
                 Ok(self.store.reading_order(swarm).await.ok_or_else(missing)?.encode().into())
             }
-            Service::KeepReadingOrder => order::answer_offer(&self.store, body).await,
+            Service::KeepReadingOrder => records::answer_offer(&self.store, body).await,
         }
     }
 }

@@ -5,33 +5,20 @@
 //! first chunk and number of chunks (4 bytes each, little-endian). Nothing but a wish: who reads otherwise reads
 //! the same bytes, and a false one costs order, never correctness.
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
-use bytes::Bytes;
-use coordinatorless_p2p::{ChunkSet, NodeId, SwarmId};
-use futures::{StreamExt, stream::FuturesUnordered};
+use coordinatorless_p2p::{ChunkSet, SwarmId};
 
-use crate::{
-    engine::Engine,
-    error::{Error, ErrorKind, Result},
-    services::Service,
-};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The form that is written.
 pub const FORMAT_VERSION: u16 = 1;
 /// The longest that is kept or looked at: a quarter of a million runs.
 pub const MAX_ENCODED_BYTES: usize = 2 << 20;
-/// The longest that a node gives to others.
-const MAX_OFFERED_BYTES: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"EMBo";
 const HEAD_BYTES: usize = 4 + 2 + 32;
 const RUN_BYTES: usize = 8;
-
-/// How long a home has to say the order that it keeps: a pull waits for it.
-const ASK_DEADLINE: Duration = Duration::from_secs(1);
-/// How long an offer may take.
-const OFFER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The chunks of one version of an artifact in the order in which they were first read, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,66 +116,6 @@ impl ReadingOrder {
         }
         Ok(order)
     }
-}
-
-/// The order in which a swarm's artifact was read before: as this disk has it, else as a home does. Cancel-safe.
-pub(crate) async fn find(engine: &Engine, swarm: SwarmId) -> Option<ReadingOrder> {
-    if let Some(order) = engine.store.reading_order(swarm).await {
-        return Some(order);
-    }
-    let me = engine.cluster.id();
-    let homes = engine.cluster.homes(&swarm.0).into_iter().filter(|home| *home != me);
-    let mut asked: FuturesUnordered<_> = homes.map(|home| ask(engine, home, swarm)).collect();
-    while let Some(answer) = asked.next().await {
-        if answer.is_some() {
-            return answer;
-        }
-    }
-    None
-}
-
-async fn ask(engine: &Engine, home: NodeId, swarm: SwarmId) -> Option<ReadingOrder> {
-    let service = Service::ReadingOrder.number();
-    let answer = engine.cluster.call(home, service, &swarm.0, ASK_DEADLINE).await.ok()?;
-    match ReadingOrder::decode(&answer) {
-        Ok(order) if order.swarm == swarm => Some(order),
-        Ok(_) => None,
-        Err(e) => {
-            tracing::debug!(home = %home.short(), error = %e, "a home's reading order cannot be read");
-            None
-        }
-    }
-}
-
-/// Gives an order to the homes of its swarm, as far as they can be reached.
-pub(crate) async fn offer(engine: &Engine, order: &ReadingOrder) {
-    let (encoded, swarm) = (order.encode(), order.swarm);
-    if encoded.len() > MAX_OFFERED_BYTES {
-        return;
-    }
-    for home in engine.cluster.homes(&swarm.0) {
-        let offered = if home == engine.cluster.id() {
-            engine.store.keep_order_for_others(order.clone()).await
-        } else {
-            let service = Service::KeepReadingOrder.number();
-            engine.cluster.call(home, service, &encoded, OFFER_DEADLINE).await.map(drop)
-        };
-        if let Err(e) = offered {
-            tracing::debug!(home = %home.short(), error = %e, "a reading order could not be offered");
-        }
-    }
-}
-
-/// Answers [`Service::KeepReadingOrder`].
-///
-/// # Errors
-/// `Invalid` for what is no order, or longer than what is kept for others.
-pub(crate) async fn answer_offer(store: &crate::store::Store, body: Bytes) -> Result<Bytes> {
-    if body.len() > MAX_OFFERED_BYTES {
-        return Err(Error::new(ErrorKind::Invalid, "a reading order of this length is not kept for others"));
-    }
-    store.keep_order_for_others(ReadingOrder::decode(&body)?).await?;
-    Ok(Bytes::new())
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
 use futures::{StreamExt, TryStreamExt};
 use memmap2::{Advice, Mmap, MmapOptions};
-use rustix::io::ReadWriteFlags;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::store::OpenedFile;
+pub(super) use crate::store::read_if_resident;
 
 /// Brought in by one call. Large enough for the disk's read-ahead to run free.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -74,14 +74,6 @@ pub(super) fn map_populated(file: &File, range: &Range<u64>) -> io::Result<Optio
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Copies `range` if every byte of it is in the page cache, so that it cannot block.
-pub(super) fn read_if_resident(file: &File, range: &Range<u64>) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; (range.end - range.start) as usize];
-    let mut slices = [io::IoSliceMut::new(&mut buffer)];
-    let read = rustix::io::preadv2(file, &mut slices, range.start, ReadWriteFlags::NOWAIT).ok()?;
-    (read == buffer.len()).then_some(buffer)
 }
 
 /// Reads `range` of a published file on the blocking pool.

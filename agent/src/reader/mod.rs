@@ -31,7 +31,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 pub use self::file::{LazyFile, READ_MAX_BYTES, State};
-use self::{session::Session, touches::Touches};
+use self::{
+    session::{Of, Session},
+    touches::Touches,
+};
 use crate::{
     api::PullRequest,
     error::{Error, ErrorKind, Result},
@@ -311,16 +314,14 @@ impl Reader {
             return Ok(session);
         }
         let lease = engine.store.admit(resolved.blueprint.clone(), &vec![file]).await?;
-        let fresh = Session::new(
-            engine.clone(),
-            resolved.reference.clone(),
-            whole.is_lone,
-            inner.left_behind.clone(),
-            inner.touches.of(&resolved.blueprint),
-            resolved.blueprint.clone(),
+        let of = Of {
+            reference: resolved.reference.clone(),
+            publishes: whole.is_lone,
+            blueprint: resolved.blueprint.clone(),
             lease,
-            &inner.tasks,
-        );
+        };
+        let touched = inner.touches.of(&resolved.blueprint);
+        let fresh = Session::new(engine.clone(), of, inner.left_behind.clone(), touched, &inner.tasks);
         let session = {
             let mut sessions = inner.sessions.lock();
             sessions.retain(|_, session| session.strong_count() > 0);

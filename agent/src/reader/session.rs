@@ -40,6 +40,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Versions remembered as gone.
 const LEFT_BEHIND_MAX: usize = 1024;
 
+/// What a session is of.
+pub(super) struct Of {
+    /// What a pull of it names.
+    pub(super) reference: Reference,
+    /// Whether nobody else gives its files their paths.
+    pub(super) publishes: bool,
+    pub(super) blueprint: Arc<Blueprint>,
+    pub(super) lease: Lease,
+}
+
 /// What every reader of one artifact shares.
 pub(super) struct Session {
     pub(super) engine: Arc<Engine>,
@@ -77,14 +87,12 @@ struct Joined {
 impl Session {
     pub(super) fn new(
         engine: Arc<Engine>,
-        reference: Reference,
-        publishes: bool,
+        of: Of,
         left_behind: super::LeftBehind,
         touched: Arc<Touched>,
-        blueprint: Arc<Blueprint>,
-        lease: Lease,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
+        let Of { reference, publishes, blueprint, lease } = of;
         let cancel = engine.cancel.child_token();
         Arc::new(Self {
             touched,

@@ -11,12 +11,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{
-    engine::Engine,
-    error::Result,
-    manifest::Blueprint,
-    order::{self, ReadingOrder},
-};
+use crate::{engine::Engine, error::Result, manifest::Blueprint, order::ReadingOrder, records};
 
 /// Readers that come to nothing new for so long have read what they came for.
 const QUIET: Duration = Duration::from_secs(10);
@@ -150,7 +145,7 @@ impl Touches {
     async fn keep(&self, order: ReadingOrder) -> Result<()> {
         tracing::debug!(swarm = %order.swarm().short(), chunks = order.len(), "recording in which order it was read");
         self.engine.store.keep_reading_order(order.clone()).await?;
-        order::offer(&self.engine, &order).await;
+        records::offer(&self.engine, &order).await;
         Ok(())
     }
 }

@@ -114,6 +114,15 @@ pub(super) fn disk_space(dir: &Path) -> io::Result<DiskSpace> {
     })
 }
 
+/// Copies `range` if every byte of it is in the page cache, so that it cannot block.
+pub(crate) fn read_if_resident(file: &File, range: &std::ops::Range<u64>) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; (range.end - range.start) as usize];
+    let mut slices = [io::IoSliceMut::new(&mut buffer)];
+    let read =
+        rustix::io::preadv2(file, &mut slices, range.start, rustix::io::ReadWriteFlags::NOWAIT).ok()?;
+    (read == buffer.len()).then_some(buffer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

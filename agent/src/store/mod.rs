@@ -49,6 +49,7 @@ mod sweeping;
 mod twin;
 mod verify;
 
+pub(crate) use self::disk::read_if_resident;
 pub use self::{keeping::Keeping, opened::OpenedFile};
 
 use std::{

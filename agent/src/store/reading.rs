@@ -8,10 +8,7 @@ use bytes::Bytes;
 use coordinatorless_p2p::SwarmId;
 
 use super::{Lease, Store, artifact::Artifact, disk, shelf::Shelf};
-use crate::{
-    error::{IoContext, Result},
-    page_cache,
-};
+use crate::error::{IoContext, Result};
 
 impl Store {
     /// The first chunk that `range` of a file needs and that is not here.
@@ -78,7 +75,7 @@ impl Shelf {
     fn read_resident(&self, artifact: &Artifact, file: usize, range: Range<u64>) -> Result<Option<Bytes>> {
         let Some(drops) = held(artifact, file, &range) else { return Ok(None) };
         let Some(open) = self.kept_handle(artifact, file) else { return Ok(None) };
-        let bytes = page_cache::read_if_resident(&open, &range);
+        let bytes = disk::read_if_resident(&open, &range);
         Ok(bytes.filter(|_| held(artifact, file, &range) == Some(drops)).map(Bytes::from))
     }
 

@@ -115,7 +115,9 @@ impl Page<'_> {
 
     /// Whether `key`, or what is below it, can be of this page: looking at what it is costs more.
     fn may_take(&self, key: &str) -> bool {
-        let is_behind = |at: &str| key > at || at.strip_prefix(key).is_some_and(|rest| rest.starts_with('/'));
+        // A directory counts with its slash, and may hold what a page goes on behind.
+        let directory = format!("{key}/");
+        let is_behind = |at: &str| key > at || directory.as_str() > at || at.starts_with(&directory);
         let is_full = self.names.len() >= self.request.limit;
         // Of keys that are not here yet the page takes those in front of its last.
         let is_past = is_full && self.names.last_key_value().is_some_and(|(last, _)| key > last.as_str());
@@ -150,6 +152,9 @@ impl Catalogue for DirectoryCatalogue {
                 Error::new(ErrorKind::NotFound, format!("{key} is no file of {}", catalogue.root.display()))
             };
             key.parse::<RelativePath>().map_err(|_| missing())?;
+            if fs::metadata(catalogue.root.join(&key)).is_err_and(|e| is_missing(&e)) {
+                return Err(missing());
+            }
             let metadata = catalogue.metadata(&key)?;
             if !metadata.is_file() || listing::is_control_file(&key) {
                 return Err(missing());
