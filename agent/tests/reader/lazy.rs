@@ -76,12 +76,12 @@ async fn a_file_that_is_not_here_reads_as_it_is_at_its_origin_and_is_sealed_in_t
 async fn the_last_byte_of_a_large_object_costs_its_own_chunk_and_no_other() {
     let (data, models) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let object = fs::File::create(models.path().join("large.bin")).unwrap();
-    // Sparse: 1 GiB and the byte that is asked for.
-    object.set_len((1 << 30) + 1).unwrap();
-    std::os::unix::fs::FileExt::write_at(&object, b"!", 1 << 30).unwrap();
+    // Sparse: 10 GiB and the byte that is asked for.
+    object.set_len((10 << 30) + 1).unwrap();
+    std::os::unix::fs::FileExt::write_at(&object, b"!", 10 << 30).unwrap();
     let agent = agent(data.path(), models.path(), 0).await;
     let file = agent.reader().open(&path("/models/large.bin"), CALLER).await.unwrap();
-    assert_eq!(file.read_at(1 << 30, 10, soon()).await.unwrap(), "!");
+    assert_eq!(file.read_at(10 << 30, 10, soon()).await.unwrap(), "!");
     let artifacts = agent.artifacts(false).await;
     assert!(artifacts[0].done_bytes <= 2 * CHUNK as u64, "{} bytes came", artifacts[0].done_bytes);
     assert!(agent.pulls().is_empty(), "nobody asked for all of it");

@@ -53,7 +53,7 @@ impl DirectoryCatalogue {
             let entry = entry.at(|| path.display().to_string())?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let key = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-            if !page.may_take(&key) || listing::is_control_file(&key) || key.parse::<RelativePath>().is_err()
+            if listing::is_control_file(&key) || key.parse::<RelativePath>().is_err() || !page.may_take(&key)
             {
                 continue;
             }
@@ -114,7 +114,7 @@ impl Page<'_> {
     }
 
     /// Whether `key`, or what is below it, can be of this page: looking at what it is costs more.
-    fn may_take(&self, key: &str) -> bool {
+    fn may_take(&mut self, key: &str) -> bool {
         // A directory counts with its slash, and may hold what a page goes on behind.
         let directory = format!("{key}/");
         let is_behind = |at: &str| key > at || directory.as_str() > at || at.starts_with(&directory);
@@ -122,7 +122,9 @@ impl Page<'_> {
         // Of keys that are not here yet the page takes those in front of its last.
         let is_past = is_full && self.names.last_key_value().is_some_and(|(last, _)| key > last.as_str());
         let fits = key.starts_with(&self.request.prefix) || self.request.prefix.starts_with(key);
-        fits && !is_past && self.request.start_after.as_deref().is_none_or(is_behind)
+        let fits = fits && self.request.start_after.as_deref().is_none_or(is_behind);
+        self.more |= fits && is_past;
+        fits && !is_past
     }
 
     /// Whether keys below `directory` can be of this page.
