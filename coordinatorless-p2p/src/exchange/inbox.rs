@@ -7,11 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::progress::Progress;
+use super::{progress::Progress, talk::Talker};
 use crate::{
     chunk::{ChunkHash, ChunkSet},
     error::{Error, Result},
     node::NodeId,
+    precedence::Precedence,
     seam::SpanSource,
     wire::Word,
 };
@@ -29,6 +30,7 @@ pub(crate) enum Control {
     Urgent { ticket: Ticket, chunks: Vec<u32> },
     Ahead { ticket: Ticket, chunks: Vec<u32> },
     Order(Vec<u32>),
+    Matters(Ticket, Precedence),
     Participants(Vec<NodeId>),
     Members(Vec<NodeId>),
     End,
@@ -46,7 +48,7 @@ pub(crate) struct Join {
 
 /// What tasks report.
 pub(crate) enum Event {
-    Heard { from: NodeId, talk: u64, word: Word },
+    Heard { from: Talker, word: Word },
     Silent { from: NodeId, talk: u64 },
     SpeakerEnded { to: NodeId, speaker: u64 },
     Received { peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit },

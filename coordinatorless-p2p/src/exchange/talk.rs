@@ -44,13 +44,18 @@ pub(crate) async fn speak(
     send.finish()
 }
 
+/// One neighbour's stream of words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Talker {
+    pub(crate) id: NodeId,
+    /// Which of its streams.
+    pub(crate) talk: u64,
+    /// Of the words it knows.
+    pub(crate) version: u16,
+}
+
 /// Hears one neighbour until its stream ends, handing each word to the swarm.
-pub(crate) async fn listen(
-    from: NodeId,
-    talk: u64,
-    mut recv: Box<dyn RecvStream>,
-    events: mpsc::Sender<Event>,
-) {
+pub(crate) async fn listen(from: Talker, mut recv: Box<dyn RecvStream>, events: mpsc::Sender<Event>) {
     loop {
         let word = match read_frame(&mut *recv, FRAME_BYTES_MAX, QUIET_MAX).await {
             Ok(body) => wire::parse::<Word>(&body),
@@ -58,13 +63,13 @@ pub(crate) async fn listen(
         };
         match word {
             Ok(word) => {
-                if events.send(Event::Heard { from, talk, word }).await.is_err() {
+                if events.send(Event::Heard { from, word }).await.is_err() {
                     return;
                 }
             }
             Err(e) => {
-                tracing::debug!(peer = %from.short(), error = %e, "a neighbour's announcements ended");
-                let _ = events.send(Event::Silent { from, talk }).await;
+                tracing::debug!(peer = %from.id.short(), error = %e, "a neighbour's announcements ended");
+                let _ = events.send(Event::Silent { from: from.id, talk: from.talk }).await;
                 return;
             }
         }

@@ -12,7 +12,10 @@ use super::{Driver, Speaker};
 use crate::{
     chunk::ChunkHash,
     error::Result,
-    exchange::{inbox::Event, talk},
+    exchange::{
+        inbox::Event,
+        talk::{self, Talker},
+    },
     node::NodeId,
     swarm::Input,
     wire::{self, Word},
@@ -77,11 +80,13 @@ impl Driver {
         Ok(frames)
     }
 
-    pub(super) fn heard(&mut self, from: NodeId, talk: u64, word: Word) {
+    pub(super) fn heard(&mut self, from: Talker, word: Word) {
+        let Talker { id: from, talk, version } = from;
         let now = self.now();
         match word {
             Word::Hello { held, wanted, reads_origin } => {
                 self.listeners.insert(from, talk);
+                self.versions.insert(from, version);
                 let same_zone = self.shared.same_zone(from);
                 self.swarm.handle(now, Input::Joined { peer: from, same_zone, held, wanted, reads_origin });
                 if !self.speakers.contains_key(&from) {
@@ -105,6 +110,7 @@ impl Driver {
 
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.listeners.remove(&peer);
+        self.versions.remove(&peer);
         self.speakers.remove(&peer);
         self.swarm.handle(self.now(), Input::Left(peer));
     }
@@ -133,6 +139,7 @@ impl Driver {
         tracing::error!(peer = %peer, swarm = %self.spec.id.short(), seconds, why, "a peer is shunned");
         self.shared.observer.shunned(peer, why);
         self.listeners.remove(&peer);
+        self.versions.remove(&peer);
         self.speakers.remove(&peer);
         self.shared.transport.shun(peer, time);
     }
