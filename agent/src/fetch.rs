@@ -269,6 +269,8 @@ async fn next_whole(
     refuted: &(dyn Fn(u32) -> bool + Send + Sync),
     report: &Reporter,
 ) -> Result<Option<usize>> {
+    let mut matters = report.precedence();
+    swarm.matters(matters);
     loop {
         tokio::select! {
             stored = swarm.next_stored() => match stored {
@@ -296,6 +298,11 @@ async fn next_whole(
                 }
             }
             () = tokio::time::sleep(Duration::from_millis(500)) => report.beat(),
+        }
+        // Another who asked for the same may need it more.
+        if report.precedence() != matters {
+            matters = report.precedence();
+            swarm.matters(matters);
         }
     }
 }

@@ -161,4 +161,11 @@ listing_ttl = "30s"
 # Opening a file of a model fetches the model. Any other object is fetched whole in the background up to this
 # size; a larger one only where it is read.
 fill_max_bytes = "1GiB"
+
+# What bytes cost, for `preload plan`, `preload status` and metrics; 0: nothing, or not known. Each node counts
+# what is sent to it: by origins outside of this machine, and by nodes of other zones.
+[prices]
+origin_per_gib = 0.0
+cross_zone_per_gib = 0.0
+currency = "USD"
 "#;
