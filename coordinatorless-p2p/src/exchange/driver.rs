@@ -275,7 +275,7 @@ impl Driver {
             }
             Event::Silent { from, talk } => {
                 if self.listeners.get(&from) == Some(&talk) {
-                    self.forget(from);
+                    self.unheard(from);
                 }
             }
             Event::SpeakerEnded { to, speaker } => {

@@ -20,7 +20,8 @@ pub(crate) const QUEUE_FRAMES_MAX: usize = 4096;
 /// A neighbour that says nothing for this long is asked by other means whether it lives.
 const QUIET_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Speaks to one neighbour until the queue closes or the stream breaks.
+/// Speaks to one neighbour until the queue closes or the stream breaks. The queue that this one replaces closes
+/// once the greeting is out, so that the neighbour hears us all the while.
 ///
 /// # Errors
 /// As [`Transport::open`] and sending.
@@ -29,6 +30,7 @@ pub(crate) async fn speak(
     peer: Peer,
     swarm: SwarmId,
     first: Vec<Bytes>,
+    replaces: Option<mpsc::Sender<Bytes>>,
     mut queue: mpsc::Receiver<Bytes>,
     stall: Duration,
 ) -> Result<()> {
@@ -38,6 +40,7 @@ pub(crate) async fn speak(
     for frame in first {
         send.send(frame, stall).await?;
     }
+    drop(replaces);
     while let Some(frame) = queue.recv().await {
         send.send(frame, stall).await?;
     }

@@ -55,11 +55,12 @@ impl Driver {
         let (queue, frames) = mpsc::channel(talk::QUEUE_FRAMES_MAX);
         self.counter += 1;
         let number = self.counter;
-        self.speakers.insert(id, Speaker { number, queue });
+        let replaced = self.speakers.insert(id, Speaker { number, queue }).map(|old| old.queue);
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         self.tasks.spawn(async move {
             let stall = shared.config.stall;
-            if let Err(e) = talk::speak(&*shared.transport, peer, swarm, first, frames, stall).await {
+            if let Err(e) = talk::speak(&*shared.transport, peer, swarm, first, replaced, frames, stall).await
+            {
                 tracing::debug!(peer = %id.short(), error = %e, "announcing to a neighbour ended");
             }
             let _ = events.send(Event::SpeakerEnded { to: id, speaker: number }).await;
@@ -109,9 +110,15 @@ impl Driver {
     }
 
     pub(super) fn forget(&mut self, peer: NodeId) {
+        self.speakers.remove(&peer);
+        self.unheard(peer);
+    }
+
+    /// A neighbour says nothing any more. It may have begun to speak anew, so it is spoken to as before: whoever
+    /// fell silent in answer would have it fall silent, and so on.
+    pub(super) fn unheard(&mut self, peer: NodeId) {
         self.listeners.remove(&peer);
         self.versions.remove(&peer);
-        self.speakers.remove(&peer);
         self.swarm.handle(self.now(), Input::Left(peer));
     }
 
