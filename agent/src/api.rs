@@ -601,12 +601,12 @@ pub struct Status {
     pub uptime_seconds: f64,
 }
 
-/// The most payload bytes a second between this node and all others together; 0: no limit.
+/// The most payload bytes a second, all transfers together; 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Served to others.
     pub max_upload_bytes: u64,
-    /// Asked of others.
+    /// Asked of others and read from origins.
     pub max_download_bytes: u64,
 }
 
@@ -616,7 +616,7 @@ pub struct Limits {
 pub struct LimitChange {
     /// Served to others; 0: no limit.
     pub max_upload_bytes: Option<u64>,
-    /// Asked of others; 0: no limit.
+    /// Asked of others and read from origins; 0: no limit.
     pub max_download_bytes: Option<u64>,
 }
 

@@ -127,7 +127,7 @@ pub struct ClusterSettings {
     pub weight: u16,
     /// Payload bytes a second served to other nodes, all together; 0: no limit.
     pub max_upload_bytes: u64,
-    /// Payload bytes a second asked of other nodes, all together; 0: no limit.
+    /// Payload bytes a second asked of other nodes and read from origins, all together; 0: no limit.
     pub max_download_bytes: u64,
     /// The 32-byte cluster secret, 64 hex digits in a file only its owner can read.
     pub secret_file: Option<PathBuf>,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use coordinatorless_p2p::{
     ChunkHash, ChunkSet, ChunkStore, SpanSource, SwarmId,
-    cluster::Wanted,
+    cluster::{Cluster, Wanted},
     exchange::{Progress, SwarmHandle, SwarmState},
     swarm::SwarmSpec,
 };
@@ -229,10 +229,7 @@ async fn fetch(
     let source = match reference {
         Reference::Ember(_) => None,
         _ if resolved.stale => None,
-        _ => Some(Arc::new(OriginSpans {
-            origin: engine.origins.open(reference)?,
-            blueprint: blueprint.clone(),
-        }) as Arc<dyn SpanSource>),
+        _ => Some(OriginSpans::of(engine, engine.origins.open(reference)?, blueprint)),
     };
     let spec = spec_of(lease.swarm, blueprint);
     let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
@@ -405,8 +402,9 @@ impl OpenFiles {
 
 /// The origin as the swarm wants to read it: spans of chunks.
 pub(crate) struct OriginSpans {
-    pub(crate) origin: Arc<dyn Origin>,
-    pub(crate) blueprint: Arc<Blueprint>,
+    origin: Arc<dyn Origin>,
+    blueprint: Arc<Blueprint>,
+    cluster: Cluster,
 }
 
 #[async_trait]
@@ -420,6 +418,15 @@ impl SpanSource for OriginSpans {
 }
 
 impl OriginSpans {
+    /// An artifact's origin, read within this node's limits.
+    pub(crate) fn of(
+        engine: &Engine,
+        origin: Arc<dyn Origin>,
+        blueprint: &Arc<Blueprint>,
+    ) -> Arc<dyn SpanSource> {
+        Arc::new(Self { origin, blueprint: blueprint.clone(), cluster: engine.cluster.clone() })
+    }
+
     async fn read(&self, chunks: Range<u32>, out: &mpsc::Sender<Result<(u32, Bytes)>>) -> Result<()> {
         let place = |index| {
             self.blueprint
@@ -445,6 +452,8 @@ impl OriginSpans {
                     piece = body.try_next().await?.ok_or_else(|| {
                         Error::new(ErrorKind::UNAVAILABLE, format!("{} ended in chunk {index}", file.path))
                     })?;
+                    // The origin sends no faster than it is read.
+                    self.cluster.take_in(piece.len()).await;
                 }
                 let take = piece.split_to(piece.len().min(len - chunk.len()));
                 chunk.extend_from_slice(&take);
@@ -474,8 +483,7 @@ pub(crate) async fn refetch(engine: &Engine, lease: &Lease, chunks: ChunkSet) ->
         Ok(reference) => engine.origins.open(&reference).ok(),
         Err(_) => None,
     };
-    let source = source
-        .map(|origin| Arc::new(OriginSpans { origin, blueprint: blueprint.clone() }) as Arc<dyn SpanSource>);
+    let source = source.map(|origin| OriginSpans::of(engine, origin, &blueprint));
     let spec = spec_of(lease.swarm, &blueprint);
     let swarm = engine.cluster.want(Wanted { spec, chunks, source, manifest: hashes }).await?;
     let mut progress = swarm.progress();

@@ -31,6 +31,7 @@ use crate::{
     meeting::{MeetingPlace, RENEW_EVERY},
     membership::Membership,
     node::NodeId,
+    precedence::Rank,
     ring::Ring,
     seam::SpanSource,
     swarm::SwarmSpec,
@@ -167,6 +168,11 @@ impl Cluster {
     /// Whether a live member is in this node's zone; false for others.
     pub fn is_near(&self, node: NodeId) -> bool {
         self.inner.shared.membership.lookup(node).is_some() && self.inner.shared.same_zone(node)
+    }
+
+    /// Waits until so many bytes may come in from somewhere else than another node. Cancel-safe.
+    pub async fn take_in(&self, bytes: usize) {
+        self.inner.shared.download.pass(bytes, Rank::default()).await;
     }
 
     /// The limits as they are now.

@@ -26,12 +26,12 @@ use crate::{
 /// Services below this number belong to the cluster itself.
 pub const FIRST_HOST_SERVICE: u16 = 16;
 
-/// Payload bytes a second that may pass between this node and all others together; `None`: no limit.
+/// Payload bytes a second that may pass through this node, all transfers together; `None`: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Served to others.
     pub upload: Option<u64>,
-    /// Asked of others.
+    /// Asked of others, and [taken in](crate::cluster::Cluster::take_in) from elsewhere.
     pub download: Option<u64>,
 }
 

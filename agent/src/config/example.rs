@@ -50,7 +50,8 @@ seeds = []
 zone = ""
 # Share of the ring, 100 being one.
 weight = 100
-# The most payload a second that is served to other nodes, and asked of them, all together; 0: no limit.
+# The most payload a second that is served to other nodes, and that is asked of them and read from origins;
+# 0: no limit. About half of the link leaves requests of others on it as they were.
 # `preload limit` changes both while the agent runs.
 max_upload_bytes = 0
 max_download_bytes = 0
