@@ -13,7 +13,7 @@ use coordinatorless_p2p::{
     exchange::{Progress, SwarmHandle, SwarmState},
     swarm::SwarmSpec,
 };
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -442,18 +442,14 @@ impl OriginSpans {
             digest: file.digest,
         };
         let range = first.offset..last.offset + u64::from(last.bytes);
-        let mut body = self.origin.read(&wanted, range).await?;
+        let mut bites = Bites { of: self, file: wanted, left: range, body: None, paid: false };
         let mut piece = Bytes::new();
         for index in chunks {
             let len = place(index)?.bytes as usize;
             let mut chunk = BytesMut::with_capacity(len);
             while chunk.len() < len {
                 if piece.is_empty() {
-                    piece = body.try_next().await?.ok_or_else(|| {
-                        Error::new(ErrorKind::UNAVAILABLE, format!("{} ended in chunk {index}", file.path))
-                    })?;
-                    // The origin sends no faster than it is read.
-                    self.cluster.take_in(piece.len()).await;
+                    piece = bites.next().await?;
                 }
                 let take = piece.split_to(piece.len().min(len - chunk.len()));
                 chunk.extend_from_slice(&take);
@@ -463,6 +459,51 @@ impl OriginSpans {
             }
         }
         Ok(())
+    }
+}
+
+/// A range of a file at its origin: in one request, or under a limit in as many as keep to it.
+///
+/// What is asked for comes as fast as the link carries it, whatever the reader does: a receive buffer is filled at
+/// once. So no more is asked for than may come.
+struct Bites<'a> {
+    of: &'a OriginSpans,
+    file: SnapshotFile,
+    /// Not asked for yet.
+    left: Range<u64>,
+    body: Option<BoxStream<'static, Result<Bytes>>>,
+    /// Whether the limit has been asked for what comes.
+    paid: bool,
+}
+
+impl Bites<'_> {
+    async fn next(&mut self) -> Result<Bytes> {
+        loop {
+            if let Some(body) = &mut self.body {
+                match body.try_next().await? {
+                    Some(piece) if piece.is_empty() => continue,
+                    Some(piece) => {
+                        if !self.paid {
+                            self.of.cluster.take_in(piece.len()).await;
+                        }
+                        return Ok(piece);
+                    }
+                    None => self.body = None,
+                }
+            }
+            if self.left.is_empty() {
+                let text = format!("{} ended before its range", self.file.path);
+                return Err(Error::new(ErrorKind::UNAVAILABLE, text));
+            }
+            let most = self.of.cluster.bite_bytes();
+            let end = most.map_or(self.left.end, |most| self.left.end.min(self.left.start + most));
+            let bite = std::mem::replace(&mut self.left.start, end)..end;
+            self.paid = most.is_some();
+            if self.paid {
+                self.of.cluster.take_in((bite.end - bite.start) as usize).await;
+            }
+            self.body = Some(self.of.origin.read(&self.file, bite).await?);
+        }
     }
 }
 

@@ -170,6 +170,11 @@ impl Cluster {
         self.inner.shared.membership.lookup(node).is_some() && self.inner.shared.same_zone(node)
     }
 
+    /// How much may come in at once from somewhere else than another node; `None`: anything.
+    pub fn bite_bytes(&self) -> Option<u64> {
+        self.inner.shared.download.bite_bytes()
+    }
+
     /// Waits until so many bytes may come in from somewhere else than another node. Cancel-safe.
     pub async fn take_in(&self, bytes: usize) {
         self.inner.shared.download.pass(bytes, Rank::default()).await;

@@ -12,12 +12,17 @@ use tokio::{sync::Notify, time::Instant};
 use crate::precedence::Rank;
 
 /// What may pass at once after a quiet time; also hides that timers are a millisecond coarse.
-const BURST: Duration = Duration::from_millis(20);
+const BURST: Duration = Duration::from_millis(5);
 
 /// How long a piece may take at the rate: others on the link wait for one piece, not for a chunk.
 const PIECE: Duration = Duration::from_millis(2);
 /// Smaller pieces would cost more than they spare the others, in bytes.
 const PIECE_BYTES_MIN: u64 = 16 << 10;
+
+/// How much to ask for at a time where it then comes at the link's own rate, as time at the limit's.
+const BITE: Duration = Duration::from_millis(10);
+/// Smaller ones would be more requests than bytes.
+const BITE_BYTES_MIN: u64 = 128 << 10;
 
 /// Every so many passes the one that has waited longest goes first, whatever its rank: nobody starves.
 const LONGEST_EVERY: u64 = 16;
@@ -99,6 +104,12 @@ impl Throttle {
                 usize::try_from(bytes).unwrap_or(usize::MAX).max(PIECE_BYTES_MIN as usize)
             }
         }
+    }
+
+    /// How much may come at once where nothing but asking holds it back; `None`: anything.
+    pub(crate) fn bite_bytes(&self) -> Option<u64> {
+        let bytes = |rate| u128::from(rate) * BITE.as_millis() / 1000;
+        self.rate().map(|rate| u64::try_from(bytes(rate)).unwrap_or(u64::MAX).max(BITE_BYTES_MIN))
     }
 
     /// Waits until `bytes` may pass. Cancel-safe.
@@ -243,5 +254,10 @@ mod tests {
         assert_eq!(pieces(Some(100_000_000)), 200_000);
         assert_eq!(pieces(Some(u64::MAX)), u64::MAX as usize / 500);
         assert_eq!(pieces(None), usize::MAX);
+        let bites = |rate| Throttle::new(rate).bite_bytes();
+        assert_eq!(
+            (bites(Some(1)), bites(Some(100_000_000)), bites(None)),
+            (Some(128 << 10), Some(1_000_000), None)
+        );
     }
 }

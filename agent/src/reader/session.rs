@@ -13,7 +13,7 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ChunkSet, SpanSource,
+    ChunkSet,
     cluster::Wanted,
     exchange::{SwarmHandle, SwarmState, Urging},
 };

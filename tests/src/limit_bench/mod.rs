@@ -68,13 +68,16 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     let probe = Probe::start(&network.nodes()[0], &network.nodes()[1]).await?;
 
     let alone = probe.during(tokio::time::sleep(QUIET)).await?.0;
-    let unlimited = pull(&cluster, &probe, &format!("{}a/", nginx.url()), &models[0]).await?;
     let most = (plan.rate as f64 / 8.0 * plan.limit) as u64;
-    let change = LimitChange { max_upload_bytes: Some(most), max_download_bytes: Some(most) };
+    let limits = |bytes| LimitChange { max_upload_bytes: Some(bytes), max_download_bytes: Some(bytes) };
     for agent in cluster.agents() {
-        limit(agent.client(), &change).await?;
+        limit(agent.client(), &limits(most)).await?;
     }
     let limited = pull(&cluster, &probe, &format!("{}b/", nginx.url()), &models[1]).await?;
+    for agent in cluster.agents() {
+        limit(agent.client(), &limits(0)).await?;
+    }
+    let unlimited = pull(&cluster, &probe, &format!("{}a/", nginx.url()), &models[0]).await?;
     Ok(Report::new(plan, models[0].bytes(), alone, unlimited, limited))
 }
 
