@@ -151,9 +151,9 @@ fn describe() {
 
 /// A series that is absent until the first event breaks rates and alerts on it.
 fn start_at_zero() {
-    for name in [
-        ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, CROSS_ZONE_BYTES, HTTP_SHED,
-    ] {
+    for name in
+        [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, CROSS_ZONE_BYTES, HTTP_SHED]
+    {
         counter!(name).increment(0);
     }
     for door in Door::ALL {
