@@ -25,7 +25,7 @@ use crate::{
         SwarmHandle, call,
         chunks::ChunkServer,
         driver::Driver,
-        inbox::{Control, EVENTS_MAX, Event, Join},
+        inbox::{Control, EVENTS_MAX, Event, Join, Talker},
         read_frame, talk,
     },
     meeting::{MeetingPlace, RENEW_EVERY},
@@ -342,7 +342,7 @@ impl Cluster {
                 let spec = self.inner.host.spec(swarm)?;
                 let events = self.running(&spec)?.events;
                 let talk = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
-                let speaker = talk::Talker { id: incoming.from, talk, version };
+                let speaker = Talker { id: incoming.from, talk, version };
                 talk::listen(speaker, incoming.recv, events).await;
                 Ok(())
             }

@@ -181,9 +181,9 @@ mod tests {
         let (mut got, mut left) = ([0.0; 2], [0.0; 2]);
         for step in 0..seconds * 100 {
             let now = from + STEP * step as u32;
-            for id in 0..2 {
-                if left[id] <= 0.0 && turns.allowance(now, id as u64).bytes > 0 {
-                    left[id] = CHUNK;
+            for (id, left) in (0..).zip(&mut left) {
+                if *left <= 0.0 && turns.allowance(now, id).bytes > 0 {
+                    *left = CHUNK;
                 }
             }
             let (both, passes) = (left[0] > 0.0 && left[1] > 0.0, link * STEP.as_secs_f64());

@@ -9,11 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coordinatorless_p2p::Precedence;
+use coordinatorless_p2p::{Error, ErrorKind, Precedence, Result};
 use humantime_serde::re::humantime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use crate::error::{Error, ErrorKind, Result};
 
 /// `low`, `normal`, `high`, or any whole number between -1000 and 1000: the higher goes first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use super::{progress::Progress, talk::Talker};
+use super::progress::Progress;
 use crate::{
     chunk::{ChunkHash, ChunkSet},
     error::{Error, Result},
@@ -44,6 +44,16 @@ pub(crate) struct Join {
     pub(crate) manifest: Option<Vec<ChunkHash>>,
     pub(crate) stored: mpsc::UnboundedSender<u32>,
     pub(crate) handle: oneshot::Sender<watch::Receiver<Progress>>,
+}
+
+/// One neighbour's stream of words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Talker {
+    pub(crate) id: NodeId,
+    /// Which of its streams.
+    pub(crate) talk: u64,
+    /// Of the words it knows.
+    pub(crate) version: u16,
 }
 
 /// What tasks report.

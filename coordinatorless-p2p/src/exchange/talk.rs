@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{inbox::Event, read_frame};
+use super::{
+    inbox::{Event, Talker},
+    read_frame,
+};
 use crate::{
     chunk::{ChunkHash, SwarmId},
     error::Result,
-    node::NodeId,
     transport::{Peer, RecvStream, Transport},
     wire::{self, FRAME_BYTES_MAX, HAVE_ITEMS_MAX, Opening, Word},
 };
@@ -45,16 +47,6 @@ pub(crate) async fn speak(
         send.send(frame, stall).await?;
     }
     send.finish()
-}
-
-/// One neighbour's stream of words.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Talker {
-    pub(crate) id: NodeId,
-    /// Which of its streams.
-    pub(crate) talk: u64,
-    /// Of the words it knows.
-    pub(crate) version: u16,
 }
 
 /// Hears one neighbour until its stream ends, handing each word to the swarm.

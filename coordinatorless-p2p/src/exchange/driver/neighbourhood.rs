@@ -13,8 +13,8 @@ use crate::{
     chunk::ChunkHash,
     error::Result,
     exchange::{
-        inbox::Event,
-        talk::{self, Talker},
+        inbox::{Event, Talker},
+        talk,
     },
     node::NodeId,
     swarm::Input,
