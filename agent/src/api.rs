@@ -3,11 +3,15 @@
 //! Shared by the door that serves it (`expose::http`), the command line and the tests, so that the
 //! three cannot drift apart. Sizes are bytes, durations seconds, times seconds since the epoch.
 
+mod precedence;
+
 use std::path::PathBuf;
 
 use coordinatorless_p2p::NodeId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use precedence::{Deadline, Priority, precedence};
 
 /// Asks for an artifact on this node's disk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +41,16 @@ pub struct PullRequest {
     /// Fail unless the origin publishes a manifest for this version.
     #[serde(default)]
     pub require_manifest: bool,
+    /// How much it matters beside the other pulls of the node: `low`, `normal`, `high` or a number; the higher
+    /// goes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub priority: Option<Priority>,
+    /// When it is needed: seconds from now, `"10m"`, or a moment as in RFC 3339. Among equal priorities the
+    /// earlier goes first; nothing else happens when it passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Deadline>,
 }
 
 /// In which order an artifact was read.
@@ -183,6 +197,14 @@ pub struct PullStatus {
     /// How many asked for it and have not cancelled: it goes on while one is left.
     #[serde(default)]
     pub askers: usize,
+    /// How much it matters: the most of all who asked.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub priority: Priority,
+    /// When it is needed, if somebody said so; the earliest.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Deadline>,
 }
 
 impl PullStatus {
@@ -209,6 +231,8 @@ impl PullStatus {
             error: None,
             stale: false,
             askers: 1,
+            priority: Priority::default(),
+            deadline: None,
         }
     }
 }
@@ -261,6 +285,10 @@ pub struct Plan {
     pub peer_bytes: u64,
     /// Held by nobody: would be read from the origin, by this node or another.
     pub origin_bytes: u64,
+    /// What that costs: bytes from an origin outside of this machine, bytes that only nodes of other zones
+    /// have, and money where prices are configured.
+    #[serde(default)]
+    pub cost: Cost,
     /// Chunks the wanted files have.
     pub chunks: u64,
     /// Participants known now.
@@ -271,6 +299,30 @@ pub struct Plan {
     pub manifest_known: bool,
     /// The wanted files.
     pub files: Vec<PlannedFile>,
+}
+
+/// What bytes cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Cost {
+    /// From origins outside of this machine.
+    pub origin_bytes: u64,
+    /// From nodes of other zones.
+    pub cross_zone_bytes: u64,
+    /// By the configured prices; absent without any.
+    pub money: Option<Money>,
+}
+
+/// Bytes in money.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Money {
+    /// For bytes from origins.
+    pub origin: f64,
+    /// For bytes from other zones.
+    pub cross_zone: f64,
+    /// Both.
+    pub total: f64,
+    /// What it is in.
+    pub currency: String,
 }
 
 /// One file of a [`Plan`].
@@ -326,6 +378,14 @@ pub struct WarmRequest {
     /// Read the files into the page cache on each node.
     #[serde(default)]
     pub prefault: bool,
+    /// As in [`PullRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub priority: Option<Priority>,
+    /// As in [`PullRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Deadline>,
 }
 
 /// An autoscaler says that replicas are about to start. `POST /v1/hooks/scale`.
@@ -341,9 +401,15 @@ pub struct ScaleHook {
     /// Which nodes; exclusive with `count`.
     #[serde(default)]
     pub selector: Option<Selector>,
-    /// When the replicas will want it, in seconds from now.
-    #[serde(default, alias = "deadline")]
-    pub deadline_seconds: Option<f64>,
+    /// When the replicas will want it: seconds from now, `"10m"`, or a moment as in RFC 3339. The pulls of all
+    /// nodes have this deadline, and are given up once it has passed.
+    #[serde(default, alias = "deadline_seconds")]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Deadline>,
+    /// As in [`PullRequest`].
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub priority: Option<Priority>,
 }
 
 /// How a warm-up is getting on.
@@ -365,6 +431,14 @@ pub struct WarmStatus {
     pub elapsed_seconds: f64,
     /// What went wrong, in words, when failed.
     pub error: Option<Problem>,
+    /// How much it matters.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub priority: Priority,
+    /// When it is needed, if somebody said so.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub deadline: Option<Deadline>,
 }
 
 /// Where a job of several nodes stands.
@@ -542,6 +616,9 @@ pub struct Status {
     pub pulls: Vec<PullStatus>,
     /// Totals since start.
     pub totals: Sources,
+    /// What this node's traffic has cost since start.
+    #[serde(default)]
+    pub cost: Cost,
     /// Bytes served to other nodes since start.
     pub served_bytes: u64,
     /// Resident memory of the agent.
@@ -550,12 +627,12 @@ pub struct Status {
     pub uptime_seconds: f64,
 }
 
-/// The most payload bytes a second between this node and all others together; 0: no limit.
+/// The most payload bytes a second, all transfers together; 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Served to others.
     pub max_upload_bytes: u64,
-    /// Asked of others.
+    /// Asked of others and read from origins.
     pub max_download_bytes: u64,
 }
 
@@ -565,7 +642,7 @@ pub struct Limits {
 pub struct LimitChange {
     /// Served to others; 0: no limit.
     pub max_upload_bytes: Option<u64>,
-    /// Asked of others; 0: no limit.
+    /// Asked of others and read from origins; 0: no limit.
     pub max_download_bytes: Option<u64>,
 }
 

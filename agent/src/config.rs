@@ -26,6 +26,7 @@ pub use self::{
     size::parse_size,
     sources::{ConfigSources, Flag},
 };
+pub use crate::prices::Prices;
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
     namespace::{self, MountTable, NamespaceConfig},
@@ -64,6 +65,8 @@ pub struct Config {
     pub namespace: NamespaceConfig,
     /// How files are read that are not here yet.
     pub reader: ReaderConfig,
+    /// What bytes cost.
+    pub prices: Prices,
 }
 
 /// The HTTP door.
@@ -124,7 +127,7 @@ pub struct ClusterSettings {
     pub weight: u16,
     /// Payload bytes a second served to other nodes, all together; 0: no limit.
     pub max_upload_bytes: u64,
-    /// Payload bytes a second asked of other nodes, all together; 0: no limit.
+    /// Payload bytes a second asked of other nodes and read from origins, all together; 0: no limit.
     pub max_download_bytes: u64,
     /// The 32-byte cluster secret, 64 hex digits in a file only its owner can read.
     pub secret_file: Option<PathBuf>,
@@ -149,6 +152,7 @@ impl Default for Config {
             mounts: MountTable::new(),
             namespace: NamespaceConfig::default(),
             reader: ReaderConfig::default(),
+            prices: Prices::default(),
         }
     }
 }
@@ -218,6 +222,7 @@ impl Config {
         self.cluster.validate()?;
         self.origins.validate()?;
         namespace::check_mounts(&self.mounts)?;
+        self.prices.validate()?;
         self.log.directives().map(drop)
     }
 }

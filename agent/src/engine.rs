@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use coordinatorless_p2p::cluster::Cluster;
 use tokio_util::sync::CancellationToken;
 
-use crate::{origin::Origins, resolve::Resolver, store::Store};
+use crate::{api::Cost, origin::Origins, prices::Prices, resolve::Resolver, store::Store};
 
 /// How long after its start a node waits for the first seed to answer before it pulls alone.
 const JOIN_PATIENCE: Duration = Duration::from_secs(3);
@@ -21,6 +21,7 @@ pub(crate) struct Engine {
     pub(crate) origins: Origins,
     pub(crate) cluster: Cluster,
     pub(crate) resolver: Resolver,
+    pub(crate) prices: Prices,
     /// Whether this node was told of others to join.
     pub(crate) has_seeds: bool,
     pub(crate) began: Instant,
@@ -29,6 +30,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// What this node's traffic has cost since start, bytes in vain included.
+    pub(crate) fn cost(&self) -> Cost {
+        let counters = self.origins.counters();
+        let remote = counters.iter().filter(|origin| origin.is_remote());
+        self.prices.cost(remote.map(|origin| origin.bytes).sum(), self.cluster.cross_zone_bytes())
+    }
+
     /// Waits, in the first moments of a node that has seeds, until it has met the others: whoever pulls
     /// before it knows the ring asks the wrong homes and reads the whole origin.
     pub(crate) async fn join(&self) {

@@ -3,18 +3,18 @@
 //! `bring` is that line; every word of it is a module. Nothing unverified reaches the store and
 //! nothing incomplete gets a path.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+mod spans;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use std::{sync::Arc, time::Duration};
+
 use coordinatorless_p2p::{
-    ChunkHash, ChunkSet, ChunkStore, SpanSource, SwarmId,
+    ChunkHash, ChunkSet, ChunkStore, SwarmId,
     cluster::Wanted,
     exchange::{Progress, SwarmHandle, SwarmState},
     swarm::SwarmSpec,
 };
-use futures::TryStreamExt;
-use tokio::sync::mpsc;
+
+pub(crate) use spans::OriginSpans;
 
 use crate::{
     api::{Phase, PullRequest},
@@ -22,12 +22,11 @@ use crate::{
     error::{Error, ErrorKind, Result},
     known::Known,
     manifest::Blueprint,
-    origin::{Origin, Patterns},
+    origin::Patterns,
     page_cache, placing, records,
     reference::Reference,
     report::Reporter,
     resolve::Resolved,
-    snapshot::SnapshotFile,
     store::{Lease, Published, WantedFiles},
 };
 
@@ -233,10 +232,7 @@ async fn fetch(
     let source = match reference {
         Reference::Ember(_) => None,
         _ if resolved.stale => None,
-        _ => Some(Arc::new(OriginSpans {
-            origin: engine.origins.open(reference)?,
-            blueprint: blueprint.clone(),
-        }) as Arc<dyn SpanSource>),
+        _ => Some(OriginSpans::of(engine, engine.origins.open(reference)?, blueprint)),
     };
     let spec = spec_of(lease.swarm, blueprint);
     let manifest = resolved.manifest.as_ref().map(|m| m.hashes.clone());
@@ -276,6 +272,8 @@ async fn next_whole(
     refuted: &(dyn Fn(u32) -> bool + Send + Sync),
     report: &Reporter,
 ) -> Result<Option<usize>> {
+    let mut matters = report.precedence();
+    swarm.matters(matters);
     loop {
         tokio::select! {
             stored = swarm.next_stored() => match stored {
@@ -303,6 +301,11 @@ async fn next_whole(
                 }
             }
             () = tokio::time::sleep(Duration::from_millis(500)) => report.beat(),
+        }
+        // Another who asked for the same may need it more.
+        if report.precedence() != matters {
+            matters = report.precedence();
+            swarm.matters(matters);
         }
     }
 }
@@ -403,60 +406,6 @@ impl OpenFiles {
     }
 }
 
-/// The origin as the swarm wants to read it: spans of chunks.
-pub(crate) struct OriginSpans {
-    pub(crate) origin: Arc<dyn Origin>,
-    pub(crate) blueprint: Arc<Blueprint>,
-}
-
-#[async_trait]
-impl SpanSource for OriginSpans {
-    async fn fetch(&self, chunks: Range<u32>, out: mpsc::Sender<Result<(u32, Bytes)>>) {
-        if let Err(e) = self.read(chunks, &out).await {
-            // Nobody may be listening any more; then nobody needs the error.
-            let _ = out.send(Err(e)).await;
-        }
-    }
-}
-
-impl OriginSpans {
-    async fn read(&self, chunks: Range<u32>, out: &mpsc::Sender<Result<(u32, Bytes)>>) -> Result<()> {
-        let place = |index| {
-            self.blueprint
-                .place(index)
-                .ok_or_else(|| Error::new(ErrorKind::Invalid, format!("chunk {index} is past the end")))
-        };
-        let (first, last) = (place(chunks.start)?, place(chunks.end.saturating_sub(1))?);
-        let file = &self.blueprint.files[first.file];
-        let wanted = SnapshotFile {
-            path: file.path.clone(),
-            size: file.size,
-            version: file.version.clone(),
-            digest: file.digest,
-        };
-        let range = first.offset..last.offset + u64::from(last.bytes);
-        let mut body = self.origin.read(&wanted, range).await?;
-        let mut piece = Bytes::new();
-        for index in chunks {
-            let len = place(index)?.bytes as usize;
-            let mut chunk = BytesMut::with_capacity(len);
-            while chunk.len() < len {
-                if piece.is_empty() {
-                    piece = body.try_next().await?.ok_or_else(|| {
-                        Error::new(ErrorKind::UNAVAILABLE, format!("{} ended in chunk {index}", file.path))
-                    })?;
-                }
-                let take = piece.split_to(piece.len().min(len - chunk.len()));
-                chunk.extend_from_slice(&take);
-            }
-            if out.send(Ok((index, chunk.freeze()))).await.is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Fetches again exactly these chunks of an artifact that is here.
 ///
 /// # Errors
@@ -474,8 +423,7 @@ pub(crate) async fn refetch(engine: &Engine, lease: &Lease, chunks: ChunkSet) ->
         Ok(reference) => engine.origins.open(&reference).ok(),
         Err(_) => None,
     };
-    let source = source
-        .map(|origin| Arc::new(OriginSpans { origin, blueprint: blueprint.clone() }) as Arc<dyn SpanSource>);
+    let source = source.map(|origin| OriginSpans::of(engine, origin, &blueprint));
     let spec = spec_of(lease.swarm, &blueprint);
     let swarm = engine.cluster.want(Wanted { spec, chunks, source, manifest: hashes }).await?;
     let mut progress = swarm.progress();

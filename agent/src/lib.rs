@@ -25,6 +25,7 @@ pub mod origin;
 pub mod page_cache;
 pub mod placing;
 mod plan;
+mod prices;
 mod publish;
 mod pulls;
 pub mod reader;

@@ -25,6 +25,8 @@ const PEER_BYTES: &str = "emberline_peer_bytes_total";
 const REUSED_BYTES: &str = "emberline_reused_bytes_total";
 const WASTED_BYTES: &str = "emberline_wasted_bytes_total";
 const SERVED_BYTES: &str = "emberline_served_bytes_total";
+const CROSS_ZONE_BYTES: &str = "emberline_cross_zone_bytes_total";
+const COST: &str = "emberline_cost";
 const PHASE_SECONDS: &str = "emberline_phase_seconds";
 const CHUNK_SECONDS: &str = "emberline_chunk_seconds";
 const STALLS: &str = "emberline_stalls_total";
@@ -102,6 +104,7 @@ fn describe() {
         ),
         (WASTED_BYTES, Unit::Bytes, "bytes received in vain: lost hedges, and bytes that failed their hash"),
         (SERVED_BYTES, Unit::Bytes, "bytes handed out, by door"),
+        (CROSS_ZONE_BYTES, Unit::Bytes, "bytes received from nodes of other zones"),
         (STALLS, Unit::Count, "sources given up because nothing came within the stall time-out, by reason"),
         (CORRUPT, Unit::Count, "chunks that did not have their hash, by where they were found"),
         (PULLS, Unit::Count, "pulls that ended, by result"),
@@ -123,6 +126,11 @@ fn describe() {
         (STORE_FREE, Unit::Bytes, "bytes free on the store's file system"),
         (RSS, Unit::Bytes, "resident memory of the agent"),
         (START_TIME, Unit::Seconds, "when the agent started, since the epoch"),
+        (
+            COST,
+            Unit::Count,
+            "what bytes have cost since start by the configured prices, by what for and currency",
+        ),
         (BUILD_INFO, Unit::Count, "1, with the version as a label"),
         (HTTP_CONNECTIONS, Unit::Count, "HTTP connections open"),
     ] {
@@ -143,7 +151,9 @@ fn describe() {
 
 /// A series that is absent until the first event breaks rates and alerts on it.
 fn start_at_zero() {
-    for name in [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, HTTP_SHED] {
+    for name in
+        [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, CROSS_ZONE_BYTES, HTTP_SHED]
+    {
         counter!(name).increment(0);
     }
     for door in Door::ALL {
@@ -343,6 +353,13 @@ pub fn observe(status: &Status) {
     gauge!(STORE_QUOTA).set(status.quota_bytes as f64);
     gauge!(STORE_FREE).set(status.free_bytes as f64);
     gauge!(MEMBERS, "state" => "alive").set(status.members as f64);
+    counter!(CROSS_ZONE_BYTES).absolute(status.cost.cross_zone_bytes);
+    if let Some(money) = &status.cost.money {
+        for (what, amount) in [("origin", money.origin), ("cross_zone", money.cross_zone)] {
+            // Counters hold whole numbers.
+            gauge!(COST, "for" => what, "currency" => money.currency.clone()).set(amount);
+        }
+    }
 }
 
 /// An HTTP request was answered. `route` is a pattern, not a path.

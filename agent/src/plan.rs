@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use coordinatorless_p2p::{ChunkHash, ChunkSet, ChunkStore, Inventory};
 
 use crate::{
-    api::{Plan, PlanRequest, PlannedFile},
+    api::{Cost, Plan, PlanRequest, PlannedFile},
     engine::Engine,
     error::{Error, ErrorKind, Result},
     fetch::wanted_chunks,
@@ -44,7 +44,10 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         .iter()
         .take(ASKED_MAX)
         .map(|id| engine.cluster.call(*id, Service::Presence.number(), &swarm.0, ASK_DEADLINE));
-    let answers: Vec<_> = futures::future::join_all(questions).await.into_iter().flatten().collect();
+    let answers = futures::future::join_all(questions).await;
+    let answers: Vec<Answer> = (participants.iter().zip(answers))
+        .filter_map(|(id, answer)| Some(Answer { near: engine.cluster.is_near(*id), body: answer.ok()? }))
+        .collect();
     let known = Known::find(engine, &resolved, &wanted).await;
     let at_peers = at_peers(count, &answers);
 
@@ -58,23 +61,26 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         reusable_bytes: 0,
         peer_bytes: 0,
         origin_bytes: 0,
+        cost: Cost::default(),
         chunks: 0,
         peers: answers.len(),
         estimated_seconds: None,
         manifest_known: resolved.manifest.is_some(),
         files: Vec::with_capacity(wanted.len()),
     };
+    let mut cross_zone_bytes = 0;
     for index in wanted_chunks(blueprint, &wanted).iter() {
         let bytes = u64::from(lens[index as usize]);
-        let hash = known.hash(index).or_else(|| at_peers.get(&index).copied().flatten());
+        let hash = known.hash(index).or_else(|| at_peers.get(&index)?.hash);
         plan.chunks += 1;
         plan.total_bytes += bytes;
         if here.held.contains(index) {
             plan.local_bytes += bytes;
         } else if hash.is_some_and(|hash| engine.store.knows(&hash)) {
             plan.reusable_bytes += bytes;
-        } else if at_peers.contains_key(&index) {
+        } else if let Some(held) = at_peers.get(&index) {
             plan.peer_bytes += bytes;
+            cross_zone_bytes += if held.near { 0 } else { bytes };
         } else {
             plan.origin_bytes += bytes;
         }
@@ -88,6 +94,8 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         let f = &blueprint.files[file];
         plan.files.push(PlannedFile { path: f.path.to_string(), bytes: f.size, local_bytes: local });
     }
+    let is_remote = !matches!(reference, Reference::File(_));
+    plan.cost = engine.prices.cost(if is_remote { plan.origin_bytes } else { 0 }, cross_zone_bytes);
     let to_fetch = (plan.peer_bytes + plan.origin_bytes) as f64;
     plan.estimated_seconds = match last_rate {
         _ if to_fetch == 0.0 => Some(0.0),
@@ -97,17 +105,34 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
     Ok(plan)
 }
 
-/// The chunks that participants hold, with their hash where they say it.
-fn at_peers(count: u32, answers: &[bytes::Bytes]) -> HashMap<u32, Option<ChunkHash>> {
-    let mut held = HashMap::new();
-    for answer in answers {
-        let (bits, hashes) = answer.split_at(answer.len().min((count as usize).div_ceil(8)));
+/// What one participant says it holds.
+struct Answer {
+    /// Whether it is in this node's zone.
+    near: bool,
+    body: bytes::Bytes,
+}
+
+/// A chunk that participants hold.
+#[derive(Debug, Default)]
+struct AtPeers {
+    /// Where one of them says it.
+    hash: Option<ChunkHash>,
+    /// Whether one of them is in this node's zone.
+    near: bool,
+}
+
+/// The chunks that participants hold.
+fn at_peers(count: u32, answers: &[Answer]) -> HashMap<u32, AtPeers> {
+    let mut held: HashMap<u32, AtPeers> = HashMap::new();
+    for Answer { near, body } in answers {
+        let (bits, hashes) = body.split_at(body.len().min((count as usize).div_ceil(8)));
         let mut hashes = hashes.chunks_exact(32);
         let is_set = |c: &u32| bits.get(*c as usize / 8).is_some_and(|b| b & (1 << (c % 8)) != 0);
         for index in (0..count).filter(is_set) {
             let hash = hashes.next().and_then(|hash| hash.try_into().ok()).map(ChunkHash);
-            let known = held.entry(index).or_insert(hash);
-            *known = known.or(hash);
+            let known = held.entry(index).or_default();
+            known.hash = known.hash.or(hash);
+            known.near |= near;
         }
     }
     held

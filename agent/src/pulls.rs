@@ -78,9 +78,16 @@ impl Pulls {
         }
         let mut jobs = lock(&self.jobs);
         let running = |job: &&Job| !job.status.borrow().phase.is_over();
+        let (priority, deadline) = (request.priority.unwrap_or_default(), request.deadline);
+        // It is the same pull however much it matters to whom.
+        let request = PullRequest { priority: None, deadline: None, ..request };
         let wanted = |job: &&Job| job.request == request && !job.cancel.is_cancelled();
         if let Some(job) = jobs.values().filter(running).find(wanted) {
-            job.status.send_modify(|status| status.askers += 1);
+            job.status.send_modify(|status| {
+                status.askers += 1;
+                status.priority = status.priority.max(priority);
+                status.deadline = status.deadline.into_iter().chain(deadline).min();
+            });
             return Ok(job.status.subscribe());
         }
         if jobs.values().filter(running).count() >= RUNNING_MAX {
@@ -93,7 +100,8 @@ impl Pulls {
         for old in ended.iter().take(ended.len().saturating_sub(REMEMBERED_MAX)) {
             jobs.remove(old);
         }
-        let (status, follow) = watch::channel(PullStatus::new(format!("p{number}"), &request.reference));
+        let fresh = PullStatus::new(format!("p{number}"), &request.reference);
+        let (status, follow) = watch::channel(PullStatus { priority, deadline, ..fresh });
         let cancel = self.engine.cancel.child_token();
         jobs.insert(number, Job { request: request.clone(), status: status.clone(), cancel: cancel.clone() });
         let reporter = Reporter::new(self.totals.clone(), status);

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinatorless_p2p::exchange::Progress;
+use coordinatorless_p2p::{Precedence, exchange::Progress};
 use tokio::sync::watch;
 
 use crate::{
-    api::{Phase, Problem, PullStatus, Sources},
+    api::{Phase, Problem, PullStatus, Sources, precedence},
     error::{Error, ErrorKind, Result},
     metrics,
     resolve::Resolved,
@@ -165,6 +165,12 @@ impl Reporter {
 
     pub(crate) fn file_done(&self) {
         self.update(|s, _| s.done_files += 1);
+    }
+
+    /// How much the pull matters now.
+    pub(crate) fn precedence(&self) -> Precedence {
+        let status = self.status.borrow();
+        precedence(status.priority, status.deadline)
     }
 
     pub(crate) fn left_bytes(&self) -> u64 {

@@ -92,6 +92,8 @@ impl Warms {
             nodes: nodes.iter().map(fresh_node).collect(),
             elapsed_seconds: 0.0,
             error: None,
+            priority: request.priority.unwrap_or_default(),
+            deadline: request.deadline,
         });
         let cancel = self.pulls.engine.cancel.child_token();
         jobs.insert(number, Job { status: status.clone(), cancel: cancel.clone() });
@@ -115,7 +117,10 @@ impl Warms {
         Ok(WarmRequest {
             reference: hook.reference,
             selector,
-            timeout_seconds: hook.deadline_seconds,
+            // At least a moment: one that is past ends as a time-out, which says what is missing.
+            timeout_seconds: hook.deadline.map(|at| at.left().as_secs_f64().max(1e-3)),
+            deadline: hook.deadline,
+            priority: hook.priority,
             ..WarmRequest::default()
         })
     }
@@ -236,6 +241,8 @@ async fn run(
         ignore_patterns: request.ignore_patterns,
         prefault: request.prefault,
         timeout_seconds: request.timeout_seconds,
+        priority: request.priority,
+        deadline: request.deadline,
         ..PullRequest::default()
     };
     let stop = cancel.child_token();
@@ -298,8 +305,17 @@ async fn begin(pulls: &Pulls, node: NodeId, pull: &PullRequest) -> Result<String
     if node == pulls.engine.cluster.id() {
         return Ok(pulls.start(pull.clone())?.borrow().id.clone());
     }
-    let body = to_json(pull)?;
-    let answer = pulls.engine.cluster.call(node, Service::Pull.number(), &body, ASK_DEADLINE).await?;
+    let ask = async |pull: &PullRequest| {
+        let body = to_json(pull)?;
+        pulls.engine.cluster.call(node, Service::Pull.number(), &body, ASK_DEADLINE).await
+    };
+    let answer = match ask(pull).await {
+        // An agent of the version before this one knows no priorities: better without than not at all.
+        Err(e) if e.kind() == ErrorKind::Invalid && (pull.priority.is_some() || pull.deadline.is_some()) => {
+            ask(&PullRequest { priority: None, deadline: None, ..pull.clone() }).await?
+        }
+        answer => answer?,
+    };
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

@@ -25,17 +25,19 @@ use crate::{
         SwarmHandle, call,
         chunks::ChunkServer,
         driver::Driver,
-        inbox::{Control, EVENTS_MAX, Event, Join},
+        inbox::{Control, EVENTS_MAX, Event, Join, Talker},
         read_frame, talk,
     },
     meeting::{MeetingPlace, RENEW_EVERY},
     membership::Membership,
     node::NodeId,
+    precedence::Rank,
     ring::Ring,
     seam::SpanSource,
     swarm::SwarmSpec,
     throttle::Throttle,
     transport::Incoming,
+    turns::Turns,
     wire::{self, FRAME_BYTES_MAX, HEAD_BYTES_MAX, MEET_SWARMS_MAX, Meet, Met, Opening},
 };
 
@@ -103,6 +105,9 @@ impl Cluster {
             store: parts.store.clone(),
             observer: parts.observer,
             download: Throttle::new(config.limits.download),
+            cross_zone: AtomicU64::new(0),
+            turns: parking_lot::Mutex::new(Turns::new(config.swarm.inflight_bytes_max)),
+            began: tokio::time::Instant::now(),
             config,
         });
         let inner = Arc::new(Inner {
@@ -153,6 +158,26 @@ impl Cluster {
     /// Payload bytes sent to other nodes since start.
     pub fn served_bytes(&self) -> u64 {
         self.inner.server.served_bytes()
+    }
+
+    /// Payload bytes received from nodes of other zones since start, whether they were of use or not.
+    pub fn cross_zone_bytes(&self) -> u64 {
+        self.inner.shared.cross_zone.load(Ordering::Relaxed)
+    }
+
+    /// Whether a live member is in this node's zone; false for others.
+    pub fn is_near(&self, node: NodeId) -> bool {
+        self.inner.shared.membership.lookup(node).is_some() && self.inner.shared.same_zone(node)
+    }
+
+    /// How much may come in at once from somewhere else than another node; `None`: anything.
+    pub fn bite_bytes(&self) -> Option<u64> {
+        self.inner.shared.download.bite_bytes()
+    }
+
+    /// Waits until so many bytes may come in from somewhere else than another node. Cancel-safe.
+    pub async fn take_in(&self, bytes: usize) {
+        self.inner.shared.download.pass(bytes, Rank::default()).await;
     }
 
     /// The limits as they are now.
@@ -307,15 +332,18 @@ impl Cluster {
         let stall = self.inner.shared.config.stall;
         let head = read_frame(&mut *incoming.recv, HEAD_BYTES_MAX, stall).await?;
         match wire::parse::<Opening>(&head)? {
-            Opening::Chunk { swarm, index } => self.inner.server.answer(swarm, index, incoming.send).await,
+            Opening::Chunk { swarm, index } => {
+                self.inner.server.answer(swarm, index, false, incoming.send).await
+            }
+            Opening::UrgentChunk { swarm, index } => {
+                self.inner.server.answer(swarm, index, true, incoming.send).await
+            }
             Opening::Talk { swarm, version } => {
-                if version != wire::VERSION {
-                    tracing::debug!(peer = %incoming.from.short(), version, "a neighbour speaks another version");
-                }
                 let spec = self.inner.host.spec(swarm)?;
                 let events = self.running(&spec)?.events;
                 let talk = self.inner.tickets.fetch_add(1, Ordering::Relaxed);
-                talk::listen(incoming.from, talk, incoming.recv, events).await;
+                let speaker = Talker { id: incoming.from, talk, version };
+                talk::listen(speaker, incoming.recv, events).await;
                 Ok(())
             }
             Opening::Call { service } => {

@@ -3,7 +3,10 @@
 //! Owns the settings, the two traits the embedder answers, and the [`Surroundings`] that every swarm's
 //! task works in. Deliberately absent: swarms, tasks and timers, which belong to the shell.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,17 +20,18 @@ use crate::{
     swarm::{SwarmConfig, SwarmSpec},
     throttle::Throttle,
     transport::{Peer, Transport},
+    turns::Turns,
 };
 
 /// Services below this number belong to the cluster itself.
 pub const FIRST_HOST_SERVICE: u16 = 16;
 
-/// Payload bytes a second that may pass between this node and all others together; `None`: no limit.
+/// Payload bytes a second that may pass through this node, all transfers together; `None`: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Served to others.
     pub upload: Option<u64>,
-    /// Asked of others.
+    /// Asked of others, and [taken in](crate::cluster::Cluster::take_in) from elsewhere.
     pub download: Option<u64>,
 }
 
@@ -144,6 +148,12 @@ pub(crate) struct Surroundings {
     pub(crate) config: ClusterConfig,
     /// Payload that may be asked for.
     pub(crate) download: Throttle,
+    /// Bytes of chunks that came from nodes of other zones since start, also in vain.
+    pub(crate) cross_zone: AtomicU64,
+    /// Whose turn it is among this node's swarms.
+    pub(crate) turns: parking_lot::Mutex<Turns>,
+    /// When their clock began.
+    pub(crate) began: tokio::time::Instant,
 }
 
 impl Surroundings {

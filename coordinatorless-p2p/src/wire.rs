@@ -22,7 +22,9 @@ use crate::{
 };
 
 /// The version of this file's frames; neighbours of the last version interwork.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// The first version that knows [`Opening::UrgentChunk`].
+pub const VERSION_OF_URGENCY: u16 = 2;
 /// The longest [`Opening`], [`ChunkReply`] or call header, in bytes.
 pub const HEAD_BYTES_MAX: usize = 4096;
 /// The longest [`Word`] or call body, in bytes.
@@ -51,6 +53,14 @@ pub enum Opening {
     Call {
         /// Which service.
         service: u16,
+    },
+    /// "Give me this chunk, before others: a reader waits for it." Answered as [`Chunk`](Self::Chunk); not to
+    /// be said to those who speak a version before [`VERSION_OF_URGENCY`].
+    UrgentChunk {
+        /// Which swarm.
+        swarm: SwarmId,
+        /// Which chunk.
+        index: u32,
     },
 }
 
@@ -230,6 +240,28 @@ mod tests {
             let bytes = frame(&word).unwrap();
             assert_eq!(bytes.len(), 4 + u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize);
             assert_eq!(parse::<Word>(&bytes[4..]).unwrap(), word);
+        }
+    }
+
+    /// As the first version wrote them; whoever speaks it must be understood, and understand.
+    #[test]
+    fn openings_of_the_first_version_are_written_and_read_as_ever() {
+        let swarm = "01".repeat(32);
+        for (opening, golden) in [
+            (
+                Opening::Chunk { swarm: SwarmId([1; 32]), index: 7 },
+                format!("2800000000{swarm}00000007000000"),
+            ),
+            (
+                Opening::Talk { swarm: SwarmId([1; 32]), version: 1 },
+                format!("2800000001{swarm}00010000000000"),
+            ),
+            (Opening::Call { service: 16 }, format!("28000000020010{}", "00".repeat(37))),
+        ] {
+            let bytes = frame(&opening).unwrap();
+            let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, golden, "{opening:?}");
+            assert_eq!(parse::<Opening>(&bytes[4..]).unwrap(), opening);
         }
     }
 

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
+use emberline_agent::api::{Deadline, Priority};
 
 use crate::output::{Output, ProgressMode};
 
@@ -52,6 +53,17 @@ pub(crate) struct Patterns {
     /// No file that matches this one; may be given more than once.
     #[arg(long = "ignore-pattern", alias = "ignore-patterns", value_name = "PATTERN")]
     pub(crate) ignore: Vec<String>,
+}
+
+/// How much it matters beside the other pulls of a node.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Precedence {
+    /// Before or after the node's other pulls: low, normal, high or a whole number; the higher goes first.
+    #[arg(long, value_name = "PRIORITY", allow_negative_numbers = true)]
+    pub(crate) priority: Option<Priority>,
+    /// When it is needed: 10m from now, or 2026-11-25T09:30:00Z; among equals the earlier goes first.
+    #[arg(long, value_name = "WHEN", allow_negative_numbers = true)]
+    pub(crate) deadline: Option<Deadline>,
 }
 
 /// What every command is given.

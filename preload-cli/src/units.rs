@@ -92,6 +92,18 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
+/// `in 3m 20s`, or `past`.
+pub fn until(left: Duration) -> String {
+    if left.is_zero() { "past".to_owned() } else { format!("in {}", seconds(left.as_secs_f64())) }
+}
+
+/// `0.05 USD`, `0.0004 USD`: two digits at least of what is not nothing.
+pub fn money(amount: f64, currency: &str) -> String {
+    let digits =
+        if amount > 0.0 && amount < 0.1 { (1.0 - amount.log10().floor()).min(8.0) as usize } else { 2 };
+    format!("{amount:.digits$} {currency}")
+}
+
 /// `37 %`, never `100 %` before the last byte.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 || part >= whole {
@@ -172,6 +184,16 @@ mod tests {
         for (value, expected) in table {
             assert_eq!(seconds(value), expected);
         }
+    }
+
+    #[test]
+    fn small_sums_of_money_are_not_nothing() {
+        for (amount, expected) in
+            [(0.0, "0.00"), (12.345, "12.35"), (0.1, "0.10"), (0.09, "0.090"), (0.00043, "0.00043")]
+        {
+            assert_eq!(money(amount, "USD"), format!("{expected} USD"));
+        }
+        assert!(!money(f64::MIN_POSITIVE, "USD").is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod delta_bench;
 pub mod environment;
+pub mod limit_bench;
 pub mod model;
 pub mod module_graph;
 pub mod namespaces;

@@ -50,7 +50,8 @@ seeds = []
 zone = ""
 # Share of the ring, 100 being one.
 weight = 100
-# The most payload a second that is served to other nodes, and asked of them, all together; 0: no limit.
+# The most payload a second that is served to other nodes, and that is asked of them and read from origins;
+# 0: no limit. About half of the link leaves requests of others on it as they were.
 # `preload limit` changes both while the agent runs.
 max_upload_bytes = 0
 max_download_bytes = 0
@@ -161,4 +162,11 @@ listing_ttl = "30s"
 # Opening a file of a model fetches the model. Any other object is fetched whole in the background up to this
 # size; a larger one only where it is read.
 fill_max_bytes = "1GiB"
+
+# What bytes cost, for `preload plan`, `preload status` and metrics; 0: nothing, or not known. Each node counts
+# what is sent to it: by origins outside of this machine, and by nodes of other zones.
+[prices]
+origin_per_gib = 0.0
+cross_zone_per_gib = 0.0
+currency = "USD"
 "#;

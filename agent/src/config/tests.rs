@@ -100,6 +100,11 @@ fn a_wrong_setting_is_named_with_its_place_and_the_nearest_right_one() {
             "[origins.s3.buckets.b]\nregoin = 'x'",
             &["`origins.s3.buckets.b.regoin`", "`origins.s3.buckets.b.region`"],
         ),
+        (
+            "[prices]\norigin_per_gb = 0.09",
+            &["unknown key `prices.origin_per_gb`", "`prices.origin_per_gib`"],
+        ),
+        ("[prices]\norigin_per_gib = -1.0", &["prices.origin_per_gib is -1"]),
         ("shutdown_deadline = 'soon'", &["`shutdown_deadline`", "agent.toml"]),
         ("http = 3", &["`http`", "agent.toml"]),
         ("[http", &["agent.toml", "line 1"]),

@@ -45,6 +45,13 @@ pub struct OriginCounters {
     pub errors: BTreeMap<&'static str, u64>,
 }
 
+impl OriginCounters {
+    /// Whether it is outside of this machine, so that its bytes may cost something.
+    pub fn is_remote(&self) -> bool {
+        self.scheme != "file"
+    }
+}
+
 const KINDS: [&str; 8] =
     ["not_found", "denied", "invalid", "unavailable", "timeout", "corrupt", "full", "cancelled"];
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ChunkSet, SpanSource,
+    ChunkSet,
     cluster::Wanted,
     exchange::{SwarmHandle, SwarmState, Urging},
 };
@@ -267,10 +267,7 @@ impl Session {
         let engine = &self.engine;
         let source = match &self.reference {
             Reference::Ember(_) => None,
-            reference => Some(Arc::new(OriginSpans {
-                origin: engine.origins.open(reference)?,
-                blueprint: self.blueprint.clone(),
-            }) as Arc<dyn SpanSource>),
+            reference => Some(OriginSpans::of(engine, engine.origins.open(reference)?, &self.blueprint)),
         };
         let manifest = engine.store.manifest(self.lease.swarm).map(|manifest| manifest.hashes.clone());
         let spec = spec_of(self.lease.swarm, &self.blueprint);

@@ -15,6 +15,7 @@ use super::read_frame;
 use crate::{
     chunk::{ChunkHash, MAX_CHUNK_BYTES, SwarmId},
     error::{Error, ErrorKind, Result},
+    precedence::Rank,
     seam::ChunkStore,
     throttle::Throttle,
     transport::{Peer, SendStream, Transport},
@@ -29,7 +30,17 @@ pub(crate) enum Answer {
     Unneeded(ChunkHash),
 }
 
-/// Asks `peer` for a chunk of `len` bytes, unless its hash says that it is `unneeded`. Cancel-safe:
+/// Which chunk to ask for, and how.
+pub(crate) struct Question {
+    pub(crate) swarm: SwarmId,
+    pub(crate) index: u32,
+    /// How long it is.
+    pub(crate) len: u32,
+    /// A reader waits for it, and the peer understands that.
+    pub(crate) urgent: bool,
+}
+
+/// Asks `peer` for a chunk, unless its hash says that it is `unneeded`. Cancel-safe:
 /// dropping it tells the peer to stop.
 ///
 /// # Errors
@@ -38,14 +49,15 @@ pub(crate) enum Answer {
 pub(crate) async fn request(
     transport: &dyn Transport,
     peer: Peer,
-    swarm: SwarmId,
-    index: u32,
-    len: u32,
+    question: Question,
     stall: Duration,
     unneeded: impl Fn(&ChunkHash) -> bool,
 ) -> Result<Answer> {
+    let Question { swarm, index, len, urgent } = question;
     let (mut send, mut recv) = transport.open(peer).await?;
-    send.send(wire::frame(&Opening::Chunk { swarm, index })?, stall).await?;
+    let opening =
+        if urgent { Opening::UrgentChunk { swarm, index } } else { Opening::Chunk { swarm, index } };
+    send.send(wire::frame(&opening)?, stall).await?;
     send.finish()?;
     let head = read_frame(&mut *recv, HEAD_BYTES_MAX, stall).await?;
     match wire::parse::<ChunkReply>(&head)? {
@@ -64,10 +76,17 @@ pub(crate) async fn request(
     }
 }
 
+/// Chunks that readers wait for and that are served although as many as may be are being served already.
+const UPLOADS_FOR_READERS: usize = 32;
+/// Of their streams, among those of one connection: above bulk, level with calls.
+const PRIORITY_FOR_READERS: i32 = 1;
+
 /// Answers chunk requests, a bounded number at a time.
 pub(crate) struct ChunkServer {
     store: Arc<dyn ChunkStore>,
     places: Semaphore,
+    /// Beyond `places`, for chunks that readers wait for.
+    places_for_readers: Semaphore,
     stall: Duration,
     served: AtomicU64,
     /// Payload that may leave.
@@ -81,7 +100,9 @@ impl ChunkServer {
         stall: Duration,
         upload: Throttle,
     ) -> Self {
-        Self { store, places: Semaphore::new(uploads_max), stall, served: AtomicU64::new(0), upload }
+        let places = Semaphore::new(uploads_max);
+        let places_for_readers = Semaphore::new(UPLOADS_FOR_READERS);
+        Self { store, places, places_for_readers, stall, served: AtomicU64::new(0), upload }
     }
 
     /// Payload bytes sent since start.
@@ -89,16 +110,25 @@ impl ChunkServer {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Answers one request.
+    /// Answers one request; before others if it is `urgent`.
     pub(crate) async fn answer(
         &self,
         swarm: SwarmId,
         index: u32,
+        urgent: bool,
         mut send: Box<dyn SendStream>,
     ) -> Result<()> {
-        let Ok(_place) = self.places.try_acquire() else {
+        if urgent {
+            send.set_priority(PRIORITY_FOR_READERS);
+        }
+        let place = match self.places.try_acquire() {
+            Err(_) if urgent => self.places_for_readers.try_acquire(),
+            place => place,
+        };
+        let Ok(_place) = place else {
             return self.say(&mut *send, ChunkReply::Busy).await;
         };
+        let rank = Rank { urgent, ..Rank::default() };
         let (hash, mut bytes) = match self.store.read(swarm, index).await {
             Ok(found) => found,
             Err(e) => {
@@ -111,7 +141,7 @@ impl ChunkServer {
         send.send(wire::frame(&ChunkReply::Found { hash, bytes: len })?, self.stall).await?;
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(self.upload.piece_bytes()));
-            self.upload.pass(piece.len()).await;
+            self.upload.pass(piece.len(), rank).await;
             send.send(piece, self.stall).await?;
         }
         send.finish()?;
@@ -180,7 +210,7 @@ mod tests {
         let serve = || async {
             let (wire, mut sent) = mpsc::unbounded_channel();
             let began = Instant::now();
-            server.answer(SwarmId([1; 32]), 0, Box::new(Wire(wire))).await.unwrap();
+            server.answer(SwarmId([1; 32]), 0, false, Box::new(Wire(wire))).await.unwrap();
             let (mut body, mut largest) = (Vec::new(), 0);
             // The head comes first.
             sent.recv().await.unwrap();

@@ -8,6 +8,7 @@ mod neighbourhood;
 mod readings;
 mod requests;
 mod storing;
+mod turn;
 mod wishes;
 
 use std::{
@@ -24,7 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::wishes::{Wish, Wishes};
+use self::{
+    turn::Turn,
+    wishes::{Wish, Wishes},
+};
 use super::{
     inbox::{Control, Event, Join, Source, Ticket},
     talk,
@@ -65,8 +69,11 @@ pub(crate) struct Driver {
     began: Instant,
     events: mpsc::Sender<Event>,
     wishes: Wishes,
+    turn: Turn,
     speakers: HashMap<NodeId, Speaker>,
     listeners: HashMap<NodeId, u64>,
+    /// Which words each of them knows.
+    versions: HashMap<NodeId, u16>,
     requests: HashMap<(NodeId, u32), AbortHandle>,
     readings: HashMap<u32, Reading>,
     rushes: HashMap<u32, Reading>,
@@ -98,6 +105,7 @@ impl Driver {
         swarm.handle(Duration::ZERO, Input::ReadsOrigin(false));
         while swarm.poll().is_some() {}
         Self {
+            turn: Turn::new(shared.clone()),
             shared,
             spec,
             swarm,
@@ -106,6 +114,7 @@ impl Driver {
             wishes: Wishes::default(),
             speakers: HashMap::new(),
             listeners: HashMap::new(),
+            versions: HashMap::new(),
             requests: HashMap::new(),
             readings: HashMap::new(),
             rushes: HashMap::new(),
@@ -149,8 +158,10 @@ impl Driver {
                 }
             }
             while self.tasks.try_join_next().is_some() {}
+            self.take_turn();
             self.act();
         }
+        self.turn.leave();
         if let Ok(bye) = wire::frame(&Word::Bye) {
             self.broadcast(&bye);
         }
@@ -186,6 +197,7 @@ impl Driver {
             Control::Urgent { ticket, chunks } => self.widen(ticket, chunks, Input::Urgent),
             Control::Ahead { ticket, chunks } => self.widen(ticket, chunks, Input::Ahead),
             Control::Order(chunks) => self.swarm.handle(self.now(), Input::Order(chunks)),
+            Control::Matters(ticket, precedence) => self.wishes.matters(ticket, precedence),
             Control::Participants(ids) => {
                 // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
                 if !self.wishes.is_empty() {
@@ -257,13 +269,13 @@ impl Driver {
     fn take(&mut self, event: Event) {
         let now = self.now();
         match event {
-            Event::Heard { from, talk, word } => {
+            Event::Heard { from, word } => {
                 self.last_company = Instant::now();
-                self.heard(from, talk, word);
+                self.heard(from, word);
             }
             Event::Silent { from, talk } => {
                 if self.listeners.get(&from) == Some(&talk) {
-                    self.forget(from);
+                    self.unheard(from);
                 }
             }
             Event::SpeakerEnded { to, speaker } => {

@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, watch};
 
 use super::{inbox::Control, progress::Progress};
-use crate::chunk::SwarmId;
+use crate::{chunk::SwarmId, precedence::Precedence};
 
 /// A claim on a swarm. Dropping it gives the wish up; the node goes on serving what it holds.
 pub struct SwarmHandle {
@@ -39,6 +39,11 @@ impl SwarmHandle {
     /// The next chunk that was stored since the join; `None` when the swarm has ended. Cancel-safe.
     pub async fn next_stored(&mut self) -> Option<u32> {
         self.stored.recv().await
+    }
+
+    /// Changes how much this wish matters beside the others of this node.
+    pub fn matters(&self, precedence: Precedence) {
+        let _ = self.control.send(Control::Matters(self.ticket, precedence));
     }
 
     /// Moves chunks to the head of the queue because a reader waits for them; wants them, if it did not yet.

@@ -12,6 +12,7 @@ use crate::{
     chunk::{ChunkHash, ChunkSet},
     error::{Error, Result},
     node::NodeId,
+    precedence::Precedence,
     seam::SpanSource,
     wire::Word,
 };
@@ -29,6 +30,7 @@ pub(crate) enum Control {
     Urgent { ticket: Ticket, chunks: Vec<u32> },
     Ahead { ticket: Ticket, chunks: Vec<u32> },
     Order(Vec<u32>),
+    Matters(Ticket, Precedence),
     Participants(Vec<NodeId>),
     Members(Vec<NodeId>),
     End,
@@ -44,9 +46,19 @@ pub(crate) struct Join {
     pub(crate) handle: oneshot::Sender<watch::Receiver<Progress>>,
 }
 
+/// One neighbour's stream of words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Talker {
+    pub(crate) id: NodeId,
+    /// Which of its streams.
+    pub(crate) talk: u64,
+    /// Of the words it knows.
+    pub(crate) version: u16,
+}
+
 /// What tasks report.
 pub(crate) enum Event {
-    Heard { from: NodeId, talk: u64, word: Word },
+    Heard { from: Talker, word: Word },
     Silent { from: NodeId, talk: u64 },
     SpeakerEnded { to: NodeId, speaker: u64 },
     Received { peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit },

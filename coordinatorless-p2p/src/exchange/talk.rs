@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{inbox::Event, read_frame};
+use super::{
+    inbox::{Event, Talker},
+    read_frame,
+};
 use crate::{
     chunk::{ChunkHash, SwarmId},
     error::Result,
-    node::NodeId,
     transport::{Peer, RecvStream, Transport},
     wire::{self, FRAME_BYTES_MAX, HAVE_ITEMS_MAX, Opening, Word},
 };
@@ -20,7 +22,8 @@ pub(crate) const QUEUE_FRAMES_MAX: usize = 4096;
 /// A neighbour that says nothing for this long is asked by other means whether it lives.
 const QUIET_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Speaks to one neighbour until the queue closes or the stream breaks.
+/// Speaks to one neighbour until the queue closes or the stream breaks. The queue that this one replaces closes
+/// once the greeting is out, so that the neighbour hears us all the while.
 ///
 /// # Errors
 /// As [`Transport::open`] and sending.
@@ -29,6 +32,7 @@ pub(crate) async fn speak(
     peer: Peer,
     swarm: SwarmId,
     first: Vec<Bytes>,
+    replaces: Option<mpsc::Sender<Bytes>>,
     mut queue: mpsc::Receiver<Bytes>,
     stall: Duration,
 ) -> Result<()> {
@@ -38,6 +42,7 @@ pub(crate) async fn speak(
     for frame in first {
         send.send(frame, stall).await?;
     }
+    drop(replaces);
     while let Some(frame) = queue.recv().await {
         send.send(frame, stall).await?;
     }
@@ -45,12 +50,7 @@ pub(crate) async fn speak(
 }
 
 /// Hears one neighbour until its stream ends, handing each word to the swarm.
-pub(crate) async fn listen(
-    from: NodeId,
-    talk: u64,
-    mut recv: Box<dyn RecvStream>,
-    events: mpsc::Sender<Event>,
-) {
+pub(crate) async fn listen(from: Talker, mut recv: Box<dyn RecvStream>, events: mpsc::Sender<Event>) {
     loop {
         let word = match read_frame(&mut *recv, FRAME_BYTES_MAX, QUIET_MAX).await {
             Ok(body) => wire::parse::<Word>(&body),
@@ -58,13 +58,13 @@ pub(crate) async fn listen(
         };
         match word {
             Ok(word) => {
-                if events.send(Event::Heard { from, talk, word }).await.is_err() {
+                if events.send(Event::Heard { from, word }).await.is_err() {
                     return;
                 }
             }
             Err(e) => {
-                tracing::debug!(peer = %from.short(), error = %e, "a neighbour's announcements ended");
-                let _ = events.send(Event::Silent { from, talk }).await;
+                tracing::debug!(peer = %from.id.short(), error = %e, "a neighbour's announcements ended");
+                let _ = events.send(Event::Silent { from: from.id, talk: from.talk }).await;
                 return;
             }
         }

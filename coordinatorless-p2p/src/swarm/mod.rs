@@ -16,7 +16,7 @@ mod shunning;
 mod spans;
 mod words;
 
-pub use words::{Input, Output};
+pub use words::{Allowance, Input, Output};
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -143,6 +143,7 @@ pub struct Swarm {
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
     urgent: Urgent,
     order: Order,
+    allowed: Allowance,
     pace: OriginPace,
     inflight_bytes: u64,
     received_bytes: u64,
@@ -181,6 +182,7 @@ impl Swarm {
         }
         let spans = spec.spans.iter().map(|s| SpanState::new(s.clone(), &held, &wanted)).collect();
         let missing = wanted.iter().filter(|&c| !held.contains(c)).count() as u32;
+        let allowed = Allowance::whole(config.inflight_bytes_max);
         let mut swarm = Self {
             rng: SmallRng::seed_from_u64(config.seed),
             pace: OriginPace::new(now),
@@ -201,6 +203,7 @@ impl Swarm {
             disputes: HashMap::new(),
             urgent: Urgent::default(),
             order: Order::default(),
+            allowed,
             inflight_bytes: 0,
             received_bytes: 0,
             hedged_bytes: 0,
@@ -244,6 +247,7 @@ impl Swarm {
             Input::Ahead(indices) => self.ahead(indices),
             Input::Order(indices) => self.ordered(indices),
             Input::Rushed { index, failed } => self.rushed(now, index, failed),
+            Input::Allowed(allowed) => self.allowed = allowed,
             Input::Want(wanted) => self.want(now, wanted),
             Input::ReadsOrigin(reads) => self.reads_origin = reads,
             Input::Manifest(hashes) => {
@@ -291,6 +295,16 @@ impl Swarm {
             (hash, HashSource::Manifest | HashSource::Myself) => Some(hash),
             (_, HashSource::Peer(_)) => None,
         }
+    }
+
+    /// Whether readers wait for anything.
+    pub fn has_readers(&self) -> bool {
+        self.urgent.waiting().any(|index| self.lacks(index))
+    }
+
+    /// Whether a reader waits for a chunk.
+    pub fn is_urgent(&self, index: u32) -> bool {
+        self.urgent.waiting().any(|waiting| waiting == index)
     }
 
     /// Participants known now, without this node.

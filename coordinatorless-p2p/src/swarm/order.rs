@@ -73,7 +73,7 @@ impl Swarm {
     /// Asks holders with a free place for the head of the order.
     pub(super) fn ask_in_order(&mut self, now: Now) {
         for index in self.head() {
-            if self.inflight_bytes >= self.config.inflight_bytes_max {
+            if self.inflight_bytes >= self.inflight_most() {
                 return;
             }
             let chunk = self.chunks[index as usize];

@@ -31,7 +31,7 @@ impl Swarm {
         while again {
             again = false;
             for &(_, peer) in &free {
-                if self.inflight_bytes >= self.config.inflight_bytes_max {
+                if self.inflight_bytes >= self.inflight_most() {
                     return;
                 }
                 if self.neighbours.get(&peer).is_some_and(|n| self.has_place(n))
@@ -42,6 +42,11 @@ impl Swarm {
                 }
             }
         }
+    }
+
+    /// Bytes that may be asked of all holders at a time now.
+    pub(super) fn inflight_most(&self) -> u64 {
+        self.allowed.bytes.min(self.config.inflight_bytes_max)
     }
 
     pub(super) fn has_place(&self, neighbour: &super::Neighbour) -> bool {

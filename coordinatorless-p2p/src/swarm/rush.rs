@@ -35,6 +35,11 @@ pub(super) struct Urgent {
 }
 
 impl Urgent {
+    /// What readers wait for.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = u32> + '_ {
+        self.waiting.iter().map(|(index, _)| *index)
+    }
+
     /// Whether this node reads the chunk by itself now.
     pub(super) fn is_rushed(&self, index: u32) -> bool {
         self.rushes.contains_key(&index)

@@ -85,7 +85,7 @@ impl Swarm {
             let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
             let streams =
                 if alone { self.pace.streams_alone(now) } else { self.pace.streams(now, participants) };
-            if busy >= streams || open > streams {
+            if busy >= streams || open > streams || open >= self.allowed.streams {
                 return;
             }
             let in_turn = |swarm: &mut Self| {

@@ -9,6 +9,22 @@ use crate::{
     node::NodeId,
 };
 
+/// What a swarm may have under way, beside what readers wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Bytes asked of holders at a time; one chunk may go beyond it. 0: none is asked.
+    pub bytes: u64,
+    /// Spans read from the origin at a time.
+    pub streams: usize,
+}
+
+impl Allowance {
+    /// As much as the swarm finds good, with `bytes` asked of holders.
+    pub fn whole(bytes: u64) -> Self {
+        Self { bytes, streams: usize::MAX }
+    }
+}
+
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -132,6 +148,8 @@ pub enum Input {
         /// Why it did not come.
         failed: Option<ErrorKind>,
     },
+    /// What this swarm may have under way from now on, beside what readers wait for.
+    Allowed(Allowance),
     /// What is wanted from now on, instead of what was.
     Want(ChunkSet),
     /// Whether this node can read from the origin from now on.

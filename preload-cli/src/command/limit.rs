@@ -23,7 +23,7 @@ pub(crate) struct Limit {
     /// Served to other nodes; 0: no limit.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     upload: Option<u64>,
-    /// Asked of other nodes; 0: no limit.
+    /// Asked of other nodes and read from origins; 0: no limit.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     download: Option<u64>,
 }

@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
-    options::{Context, Patterns},
+    options::{Context, Patterns, Precedence},
     output::progress::Progress,
     reference,
     session::Session,
@@ -31,6 +31,7 @@ Examples:
   preload pull s3://models/llama-3-8b
   preload pull hf://org/name@main --allow-pattern '*.safetensors' --to ./model
   preload pull gs://bucket/a az://container/b --timeout 10m
+  preload pull s3://models/llama-3-8b --deadline 10m      before pulls that have more time
   preload pull s3://models/llama-3-8b --join 10.0.0.1:7581 --secret-file cluster.secret")]
 pub(crate) struct Pull {
     /// What to bring: s3://, gs://, az://, abfs://, hf://, https://, ember://, or a path.
@@ -41,6 +42,8 @@ pub(crate) struct Pull {
     to: Option<PathBuf>,
     #[command(flatten)]
     patterns: Patterns,
+    #[command(flatten)]
+    precedence: Precedence,
     /// Read the files into the page cache, too.
     #[arg(long)]
     prefault: bool,
@@ -88,6 +91,8 @@ impl Pull {
                 timeout_seconds: self.timeout.map(|t| t.as_secs_f64()),
                 pin: self.pin,
                 require_manifest: self.require_manifest,
+                priority: self.precedence.priority,
+                deadline: self.precedence.deadline,
             })
         };
         self.references.iter().map(request).collect()

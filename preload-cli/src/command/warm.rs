@@ -12,7 +12,7 @@ use crate::{
     client::Client,
     failure::{Failure, Result},
     interrupt::unless_interrupted,
-    options::{Context, Patterns},
+    options::{Context, Patterns, Precedence},
     output::table,
     reference,
     session::Session,
@@ -30,7 +30,7 @@ use crate::{
 Examples:
   preload warm s3://models/llama-3-8b --all --wait
   preload warm hf://org/name --nodes 4 --min-ready 3 --wait --timeout 10m
-  preload warm s3://models/llama-3-8b --zone eu-1a
+  preload warm s3://models/llama-3-8b --zone eu-1a --priority low
   preload warm s3://models/llama-3-8b --node gpu-7 gpu-8"
 )]
 pub(crate) struct Warm {
@@ -41,6 +41,8 @@ pub(crate) struct Warm {
     whom: Whom,
     #[command(flatten)]
     patterns: Patterns,
+    #[command(flatten)]
+    precedence: Precedence,
     /// How many nodes must have it; all chosen ones unless given.
     #[arg(long, value_name = "COUNT")]
     min_ready: Option<NonZeroUsize>,
@@ -87,6 +89,8 @@ impl Warm {
             min_ready: self.min_ready.map(NonZeroUsize::get),
             timeout_seconds: self.timeout.map(|t| t.as_secs_f64()),
             prefault: self.prefault,
+            priority: self.precedence.priority,
+            deadline: self.precedence.deadline,
         };
         let session = Session::open_to_fleet(context).await?;
         // The job lives in the agent; one in this process ends with it.
@@ -155,6 +159,8 @@ mod tests {
             nodes: Vec::new(),
             elapsed_seconds: 1.0,
             error: None,
+            priority: Default::default(),
+            deadline: None,
         }
     }
 

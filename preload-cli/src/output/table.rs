@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use emberline_agent::api::{
-    ArtifactInfo, JobState, Member, Plan, PublishReport, Status, VerifyReport, WarmStatus,
+    ArtifactInfo, Cost, JobState, Member, Plan, Priority, PublishReport, Status, VerifyReport, WarmStatus,
 };
 
 use super::progress::{phase_word, sources};
@@ -105,6 +105,13 @@ pub fn plan(plan: &Plan, width: Option<u16>) -> String {
     ];
     for (what, bytes) in rows {
         text += &format!("  {what:<24} {:>10}\n", units::bytes(bytes));
+    }
+    if plan.cost.cross_zone_bytes > 0 {
+        let bytes = units::bytes(plan.cost.cross_zone_bytes);
+        text += &format!("  {:<24} {bytes:>10}\n", "across a zone's border");
+    }
+    if let Some(money) = &plan.cost.money {
+        text += &format!("  {:<24} {:>10}\n", "costs", units::money(money.total, &money.currency));
     }
     let expected = match plan.estimated_seconds {
         Some(seconds) => units::seconds(seconds),
@@ -213,6 +220,7 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
         ("data", status.data_dir.display().to_string()),
         ("disk", disk),
         ("brought in", sources(&status.totals)),
+        ("from afar", cost(&status.cost)),
         ("served", units::bytes(status.served_bytes)),
     ];
     let mut text: String = rows.iter().map(|(what, value)| format!("{what:<11} {value}\n")).collect();
@@ -221,19 +229,39 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
     }
     let running: Vec<_> = status.pulls.iter().filter(|p| !p.phase.is_over()).collect();
     if !running.is_empty() {
+        let ranked = running.iter().any(|p| p.priority != Priority::default() || p.deadline.is_some());
         let rows = running
             .iter()
             .map(|p| {
                 let here = units::percent(p.done_bytes, p.total_bytes.max(1));
                 let left = p.eta_seconds.map(units::seconds).unwrap_or_default();
                 let rate = units::rate(p.bytes_per_second);
-                vec![p.reference.clone(), phase_word(p.phase).to_owned(), here, rate, left]
+                let mut row = vec![p.reference.clone(), phase_word(p.phase).to_owned(), here, rate, left];
+                if ranked {
+                    let needed = p.deadline.map(|at| units::until(at.left())).unwrap_or_default();
+                    row.extend([p.priority.to_string(), needed]);
+                }
+                row
             })
             .collect();
-        let header = ["PULL", "PHASE", "HERE", "RATE", "LEFT"];
+        let mut header = vec!["PULL", "PHASE", "HERE", "RATE", "LEFT"];
+        if ranked {
+            header.extend(["PRIORITY", "NEEDED"]);
+        }
         text += &format!("\n{}\n", table(&header, &[2, 3, 4], rows, width));
     }
     format!("{text}\n{}", artifacts(&status.artifacts, width))
+}
+
+/// What came from outside of this machine and its zone, and what that cost.
+fn cost(cost: &Cost) -> String {
+    let money = cost.money.as_ref().map(|m| format!(": {}", units::money(m.total, &m.currency)));
+    format!(
+        "origins {}, other zones {}{}",
+        units::bytes(cost.origin_bytes),
+        units::bytes(cost.cross_zone_bytes),
+        money.unwrap_or_default()
+    )
 }
 
 /// Why a node has no company, where it was told of others and the reason is known.

@@ -12,7 +12,10 @@ use super::{Driver, Speaker};
 use crate::{
     chunk::ChunkHash,
     error::Result,
-    exchange::{inbox::Event, talk},
+    exchange::{
+        inbox::{Event, Talker},
+        talk,
+    },
     node::NodeId,
     swarm::Input,
     wire::{self, Word},
@@ -52,11 +55,12 @@ impl Driver {
         let (queue, frames) = mpsc::channel(talk::QUEUE_FRAMES_MAX);
         self.counter += 1;
         let number = self.counter;
-        self.speakers.insert(id, Speaker { number, queue });
+        let replaced = self.speakers.insert(id, Speaker { number, queue }).map(|old| old.queue);
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         self.tasks.spawn(async move {
             let stall = shared.config.stall;
-            if let Err(e) = talk::speak(&*shared.transport, peer, swarm, first, frames, stall).await {
+            if let Err(e) = talk::speak(&*shared.transport, peer, swarm, first, replaced, frames, stall).await
+            {
                 tracing::debug!(peer = %id.short(), error = %e, "announcing to a neighbour ended");
             }
             let _ = events.send(Event::SpeakerEnded { to: id, speaker: number }).await;
@@ -77,11 +81,13 @@ impl Driver {
         Ok(frames)
     }
 
-    pub(super) fn heard(&mut self, from: NodeId, talk: u64, word: Word) {
+    pub(super) fn heard(&mut self, from: Talker, word: Word) {
+        let Talker { id: from, talk, version } = from;
         let now = self.now();
         match word {
             Word::Hello { held, wanted, reads_origin } => {
                 self.listeners.insert(from, talk);
+                self.versions.insert(from, version);
                 let same_zone = self.shared.same_zone(from);
                 self.swarm.handle(now, Input::Joined { peer: from, same_zone, held, wanted, reads_origin });
                 if !self.speakers.contains_key(&from) {
@@ -104,8 +110,15 @@ impl Driver {
     }
 
     pub(super) fn forget(&mut self, peer: NodeId) {
-        self.listeners.remove(&peer);
         self.speakers.remove(&peer);
+        self.unheard(peer);
+    }
+
+    /// A neighbour says nothing any more. It may have begun to speak anew, so it is spoken to as before: whoever
+    /// fell silent in answer would have it fall silent, and so on.
+    pub(super) fn unheard(&mut self, peer: NodeId) {
+        self.listeners.remove(&peer);
+        self.versions.remove(&peer);
         self.swarm.handle(self.now(), Input::Left(peer));
     }
 
@@ -133,6 +146,7 @@ impl Driver {
         tracing::error!(peer = %peer, swarm = %self.spec.id.short(), seconds, why, "a peer is shunned");
         self.shared.observer.shunned(peer, why);
         self.listeners.remove(&peer);
+        self.versions.remove(&peer);
         self.speakers.remove(&peer);
         self.shared.transport.shun(peer, time);
     }

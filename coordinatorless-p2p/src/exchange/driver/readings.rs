@@ -28,6 +28,7 @@ impl Driver {
         };
         self.counter += 1;
         let (number, events, storing) = (self.counter, self.events.clone(), self.storing.clone());
+        let mut gate = self.turn.gate();
         let task = self.tasks.spawn(async move {
             let (out, mut pieces) = mpsc::channel(1);
             let mut next = chunks.start;
@@ -35,7 +36,9 @@ impl Driver {
             let fetch = source.fetch(chunks, out);
             let done = events.clone();
             let pass = async move {
-                while let Some(piece) = pieces.recv().await {
+                loop {
+                    gate.pass().await;
+                    let Some(piece) = pieces.recv().await else { break };
                     let (index, bytes) = piece?;
                     if index != next {
                         return Err(Error::new(

@@ -1,5 +1,7 @@
 //! Chunks from neighbours: asking one for a chunk, and what its answer means.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -8,11 +10,13 @@ use crate::{
     chunk::ChunkHash,
     error::{Error, ErrorKind},
     exchange::{
-        chunks::{self, Answer},
+        chunks::{self, Answer, Question},
         inbox::{Event, Source},
     },
     node::NodeId,
+    precedence::Rank,
     swarm::Input,
+    wire,
 };
 
 impl Driver {
@@ -26,6 +30,10 @@ impl Driver {
         let known = self.swarm.hash(index);
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         let storing = self.storing.clone();
+        let urgent = self.swarm.is_urgent(index);
+        let rank = Rank { urgent, precedence: self.turn.precedence() };
+        let understands = self.versions.get(&peer).is_some_and(|v| *v >= wire::VERSION_OF_URGENCY);
+        let question = Question { swarm, index, len, urgent: urgent && understands };
         let task = self.tasks.spawn(async move {
             if let Some(hash) = known
                 && shared.store.knows(&hash)
@@ -34,12 +42,16 @@ impl Driver {
                 let _ = events.send(Event::Stored { index, hash, source: Source::Disk }).await;
                 return;
             }
-            shared.download.pass(len as usize).await;
+            shared.download.pass(len as usize, rank).await;
             let stall = shared.config.stall;
             // A holder's hashes may come behind its bitmap; what is on this disk is not fetched for that.
             let unneeded = |hash: &ChunkHash| known.is_none() && shared.store.knows(hash);
             let transport = &*shared.transport;
-            let event = match chunks::request(transport, address, swarm, index, len, stall, unneeded).await {
+            let answer = chunks::request(transport, address, question, stall, unneeded).await;
+            if matches!(answer, Ok(Answer::Bytes(..))) && !shared.same_zone(peer) {
+                shared.cross_zone.fetch_add(len.into(), Ordering::Relaxed);
+            }
+            let event = match answer {
                 Ok(Answer::Unneeded(hash)) => match shared.store.adopt(swarm, index, hash).await {
                     Ok(true) => Event::Stored { index, hash, source: Source::Disk },
                     // The copy here was rotten and is forgotten by now: the next request brings the bytes.

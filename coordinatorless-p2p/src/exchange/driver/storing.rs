@@ -63,6 +63,9 @@ impl Driver {
         let had = self.swarm.held().contains(index);
         self.swarm.handle(self.now(), Input::Stored { index, hash });
         self.last_progress = Instant::now();
+        if source != Source::Disk {
+            self.turn.received(bytes);
+        }
         self.wishes.count(|p| match (had, source) {
             (true, _) => p.wasted_bytes += bytes,
             (false, Source::Origin(_)) => p.origin_bytes += bytes,

@@ -21,6 +21,7 @@ use crate::{
         inbox::Ticket,
         progress::{Progress, SwarmState},
     },
+    precedence::Precedence,
     seam::SpanSource,
 };
 
@@ -28,6 +29,7 @@ use crate::{
 pub(super) struct Wish {
     pub(super) wanted: ChunkSet,
     pub(super) source: Option<Arc<dyn SpanSource>>,
+    precedence: Precedence,
     stored: mpsc::UnboundedSender<u32>,
     progress: watch::Sender<Progress>,
     pub(super) joined: Instant,
@@ -44,7 +46,16 @@ impl Wish {
         stored: mpsc::UnboundedSender<u32>,
     ) -> Self {
         let progress = watch::Sender::default();
-        Self { wanted, source, stored, progress, joined: Instant::now(), origin_error: None, missing: 0 }
+        Self {
+            wanted,
+            source,
+            precedence: Precedence::default(),
+            stored,
+            progress,
+            joined: Instant::now(),
+            origin_error: None,
+            missing: 0,
+        }
     }
 }
 
@@ -84,6 +95,18 @@ impl Wishes {
 
     pub(super) fn remove(&mut self, ticket: Ticket) {
         self.all.remove(&ticket);
+    }
+
+    /// Changes how much a wish matters.
+    pub(super) fn matters(&mut self, ticket: Ticket, precedence: Precedence) {
+        if let Some(wish) = self.all.get_mut(&ticket) {
+            wish.precedence = precedence;
+        }
+    }
+
+    /// How much the wishes matter that lack something: as much as the one that matters most.
+    pub(super) fn precedence(&self) -> Option<Precedence> {
+        self.all.values().filter(|wish| wish.missing > 0).map(|wish| wish.precedence).max()
     }
 
     /// The source to read with next: one that has not failed, the newest first, else the one whose

@@ -1,7 +1,7 @@
 //! What people see, at 80 columns, as it must stay.
 
 use coordinatorless_p2p::NodeId;
-use emberline_agent::api::{CorruptChunk, Phase, PlannedFile, Problem, PullStatus, Sources, WarmNode};
+use emberline_agent::api::{CorruptChunk, Money, Phase, PlannedFile, Problem, PullStatus, Sources, WarmNode};
 
 use super::*;
 use crate::client::tests::pull;
@@ -94,6 +94,7 @@ fn a_plan_says_what_comes_from_where() {
         reusable_bytes: 64 << 20,
         peer_bytes: 320 << 20,
         origin_bytes: 0,
+        cost: Cost { origin_bytes: 0, cross_zone_bytes: 64 << 20, money: Some(dollars(0.000625)) },
         chunks: 512,
         peers: 3,
         estimated_seconds: Some(1.5),
@@ -113,6 +114,8 @@ s3://models/llama: 512.0 MiB in 1 file, 512 chunks
   here under another name    64.0 MiB
   from 3 neighbours         320.0 MiB
   from the origin                 0 B
+  across a zone's border     64.0 MiB
+  costs                    0.00063 USD
   expected time                1.50 s
   chunk hashes             from the manifest
 
@@ -147,6 +150,8 @@ fn a_warm_up_tells_who_has_it_and_why_others_have_not() {
         nodes: vec![node("node-1", Phase::Complete, None), node("node-2", Phase::Failed, Some(full))],
         elapsed_seconds: 2.0,
         error: None,
+        priority: Priority::default(),
+        deadline: None,
     };
     assert_shows(
         &warm(&status, WIDTH),
@@ -190,6 +195,10 @@ model.safetensors    4096  1.0 MiB  eeeeeeeeeeee",
     );
 }
 
+fn dollars(total: f64) -> Money {
+    Money { total, currency: "USD".to_owned(), ..Money::default() }
+}
+
 fn glance() -> Status {
     let fetching = PullStatus {
         total_bytes: 100 << 20,
@@ -210,6 +219,7 @@ fn glance() -> Status {
         artifacts: Vec::new(),
         pulls: vec![fetching, pull(Phase::Complete, 100)],
         totals: Sources { origin: 1 << 30, peers: 3 << 30, reused: 0, wasted: 0 },
+        cost: Cost { origin_bytes: 1 << 30, cross_zone_bytes: 2 << 30, money: Some(dollars(0.11)) },
         served_bytes: 5 << 30,
         rss_bytes: 60 << 20,
         uptime_seconds: 7_500.0,
@@ -228,6 +238,7 @@ memory      60.0 MiB
 data        /var/lib/emberline
 disk        1.0 GiB of 4.0 GiB used (25 %), 9.0 GiB free
 brought in  origin 1.0 GiB, peers 3.0 GiB, disk 0 B
+from afar   origins 1.0 GiB, other zones 2.0 GiB: 0.11 USD
 served      5.0 GiB
 
 PULL               PHASE     HERE       RATE    LEFT
@@ -235,6 +246,18 @@ s3://bucket/llama  fetching  25 %  1.0 MiB/s  1m 15s
 
 nothing here yet; bring something with `preload pull REF`",
     );
+}
+
+#[test]
+fn pulls_that_go_before_others_show_why() {
+    let mut status_now = glance();
+    status_now.pulls[0].priority = "high".parse().unwrap();
+    // Long past, so that the text is the same whenever this runs.
+    status_now.pulls[0].deadline = Some("2020-01-01T00:00:00Z".parse().unwrap());
+    let shown = plain(&status(&status_now, WIDTH));
+    let row = shown.lines().find(|line| line.starts_with("s3://bucket/llama")).unwrap();
+    assert!(row.contains("high") && row.contains("past"), "{shown}");
+    assert!(shown.contains("PRIORITY") && shown.contains("NEEDED"), "{shown}");
 }
 
 #[test]
