@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     node::NodeId,
     seam::SpanSource,
+    swarm::Member,
     wire::Word,
 };
 
@@ -30,7 +31,7 @@ pub(crate) enum Control {
     Ahead { ticket: Ticket, chunks: Vec<u32> },
     Order(Vec<u32>),
     Participants(Vec<NodeId>),
-    Members(Vec<NodeId>),
+    Members(Arc<[Member]>),
     End,
 }
 
