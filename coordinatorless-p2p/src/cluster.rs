@@ -7,14 +7,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -72,6 +72,10 @@ struct Inner {
     meeting: Mutex<MeetingPlace>,
     tickets: AtomicU64,
     streams: Arc<tokio::sync::Semaphore>,
+    /// Whether this node is about to leave, and takes part in nothing new.
+    leaving: AtomicBool,
+    /// What would go with it, swarm by swarm, once it leaves.
+    parting: Mutex<Vec<watch::Receiver<u64>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -86,6 +90,15 @@ pub struct Wanted {
     pub source: Option<Arc<dyn SpanSource>>,
     /// Every hash, where a manifest tells.
     pub manifest: Option<Vec<ChunkHash>>,
+}
+
+/// What became of the chunks that a leaving node alone held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandOver {
+    /// Bytes that nobody else held when it began, as far as this node knows, and others wanted.
+    pub alone_bytes: u64,
+    /// What of that went with the node.
+    pub left_bytes: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,6 +129,8 @@ impl Cluster {
             meeting: Mutex::new(MeetingPlace::default()),
             tickets: AtomicU64::new(1),
             streams: Arc::new(tokio::sync::Semaphore::new(shared.config.streams_max)),
+            leaving: AtomicBool::new(false),
+            parting: Mutex::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             host: parts.host,
@@ -234,7 +249,60 @@ impl Cluster {
         call::call(&*shared.transport, peer, service, body, deadline).await
     }
 
-    /// Leaves the cluster, ends every swarm and joins every task, within `deadline`.
+    /// From now on this node takes part in nothing new; [`leave`](Self::leave) does the rest. To be called
+    /// before wishes are dropped, so that what is being read from the origin is read to its end.
+    pub fn begin_leaving(&self) {
+        if self.inner.leaving.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut parting = lock(&self.inner.parting);
+        for running in lock(&self.inner.swarms).values() {
+            let (tell, hear) = watch::channel(u64::MAX);
+            if running.control.send(Control::Leave(tell)).is_ok() {
+                parting.push(hear);
+            }
+        }
+    }
+
+    /// Takes part in nothing new, serves until the neighbours have what only this node holds, and leaves
+    /// the cluster; all within `deadline`. Answers with what it alone held at first and in the end. Not
+    /// cancel-safe: a cancelled one leaves the node between in and out.
+    pub async fn leave(&self, deadline: Duration) -> HandOver {
+        let end = tokio::time::Instant::now() + deadline;
+        self.begin_leaving();
+        let mut told = std::mem::take(&mut *lock(&self.inner.parting));
+        // Homes shall not name this node any more; nobody waits for their answers.
+        let (cluster, swarms) = (self.clone(), self.all_swarms());
+        self.inner.tasks.spawn(async move { cluster.meet(&swarms, false).await });
+        let mut outcome = HandOver::default();
+        // A swarm that ends meanwhile has nothing to hand over.
+        for hear in &mut told {
+            let known = hear.wait_for(|bytes| *bytes < u64::MAX);
+            if let Ok(Ok(bytes)) = tokio::time::timeout_at(end, known).await {
+                outcome.alone_bytes += *bytes;
+            }
+        }
+        let done = async |told: &mut Vec<watch::Receiver<u64>>| {
+            for hear in told {
+                // A swarm that has ended has nothing more.
+                let _ = hear.wait_for(|bytes| *bytes == 0).await;
+            }
+        };
+        if tokio::time::timeout_at(end - deadline / 2, done(&mut told)).await.is_err() {
+            for running in lock(&self.inner.swarms).values() {
+                let _ = running.control.send(Control::LeaveNow);
+            }
+            // The last tenth is for the farewell.
+            let _ = tokio::time::timeout_at(end - deadline / 10, done(&mut told)).await;
+        }
+        outcome.left_bytes = told.iter().map(|hear| *hear.borrow()).filter(|bytes| *bytes < u64::MAX).sum();
+        let rest = end.saturating_duration_since(tokio::time::Instant::now());
+        self.inner.shared.membership.leave(rest).await;
+        outcome
+    }
+
+    /// Ends every swarm and joins every task, within `deadline`; after [`leave`](Self::leave), or others
+    /// notice only after a while.
     pub async fn shutdown(&self, deadline: Duration) {
         let end = tokio::time::Instant::now() + deadline;
         self.inner.shared.membership.leave(deadline / 2).await;
@@ -256,7 +324,7 @@ impl Cluster {
         {
             return Ok(Running { control: running.control.clone(), events: running.events.clone() });
         }
-        if self.inner.cancel.is_cancelled() {
+        if self.inner.cancel.is_cancelled() || self.inner.leaving.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
         }
         if spec.chunk_bytes.iter().any(|b| *b == 0 || *b > MAX_CHUNK_BYTES) {
@@ -416,7 +484,7 @@ impl Cluster {
             // The homes may have changed with the members: tell the new ones what is here.
             let swarms = self.all_swarms();
             if !swarms.is_empty() && nodes.len() > 1 {
-                self.meet(&swarms, true).await;
+                self.meet(&swarms, !self.inner.leaving.load(Ordering::Relaxed)).await;
             }
             tokio::select! {
                 () = self.inner.cancel.cancelled() => return,
@@ -440,7 +508,7 @@ impl Cluster {
                 self.running_swarms()
             };
             if !swarms.is_empty() {
-                self.meet(&swarms, true).await;
+                self.meet(&swarms, !self.inner.leaving.load(Ordering::Relaxed)).await;
             }
         }
     }

@@ -92,6 +92,8 @@ pub enum Word {
     OriginHold(u32),
     /// The speaker leaves the swarm.
     Bye,
+    /// It is about to: it begins no more spans, and what only it holds should be asked of it now.
+    Leaving,
 }
 
 /// How a call went; the body frame follows `Done`.
@@ -221,6 +223,7 @@ mod tests {
             Word::Unclaim(3),
             Word::OriginHold(1500),
             Word::Bye,
+            Word::Leaving,
         ]
     }
 
@@ -261,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_never_panics(which in 0usize..6, at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn a_flipped_bit_never_panics(which in 0usize..7, at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let mut bytes = frame(&words()[which]).unwrap()[4..].to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

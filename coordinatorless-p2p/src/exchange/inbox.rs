@@ -26,11 +26,21 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Control {
     Join(Box<Join>),
     Dropped(Ticket),
-    Urgent { ticket: Ticket, chunks: Vec<u32> },
-    Ahead { ticket: Ticket, chunks: Vec<u32> },
+    Urgent {
+        ticket: Ticket,
+        chunks: Vec<u32>,
+    },
+    Ahead {
+        ticket: Ticket,
+        chunks: Vec<u32>,
+    },
     Order(Vec<u32>),
     Participants(Vec<NodeId>),
     Members(Vec<NodeId>),
+    /// This node is about to leave; told, again and again, the bytes that would go with it.
+    Leave(watch::Sender<u64>),
+    /// What it still reads would not be taken in time.
+    LeaveNow,
     End,
 }
 

@@ -7,6 +7,8 @@
 //! Invariants: a chunk is asked of at most two holders at a time; a span is read from the origin
 //! by this node only while its claim stands; nothing is announced before it is stored.
 
+mod doubt;
+mod leaving;
 mod order;
 mod pace;
 mod peers;
@@ -116,10 +118,19 @@ enum HashSource {
 struct Chunk {
     hash: Option<(ChunkHash, HashSource)>,
     holders: u16,
+    /// Of those, who are about to leave.
+    going: u16,
     /// Requests under way to holders.
     asked: u8,
     /// All bytes are here or about to be stored; asked of nobody else.
     arriving: bool,
+}
+
+impl Chunk {
+    /// Whether everybody who holds it is about to leave.
+    fn goes(&self) -> bool {
+        self.holders == self.going
+    }
 }
 
 /// The state machine.
@@ -149,6 +160,8 @@ pub struct Swarm {
     hedged_bytes: u64,
     complete_said: bool,
     reads_origin: bool,
+    /// Whether this node is about to leave.
+    leaves: bool,
     announce: Vec<(u32, ChunkHash)>,
     out: VecDeque<Output>,
 }
@@ -168,7 +181,7 @@ impl Swarm {
     ) -> Self {
         let count = spec.chunk_bytes.len();
         let held = inventory.held;
-        let mut chunks = vec![Chunk { hash: None, holders: 0, asked: 0, arriving: false }; count];
+        let mut chunks = vec![Chunk { hash: None, holders: 0, going: 0, asked: 0, arriving: false }; count];
         for (chunk, hash) in chunks.iter_mut().zip(inventory.hashes) {
             let source = if trusted { HashSource::Manifest } else { HashSource::Myself };
             chunk.hash = hash.map(|h| (h, source));
@@ -206,6 +219,7 @@ impl Swarm {
             hedged_bytes: 0,
             complete_said: false,
             reads_origin: true,
+            leaves: false,
             announce: Vec::new(),
             out: VecDeque::new(),
         };
@@ -225,6 +239,9 @@ impl Swarm {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
             }
             Input::Left(peer) => self.peer_left(peer),
+            Input::Leaving(peer) => self.peer_leaves(now, peer),
+            Input::Leave => self.leave(),
+            Input::LeaveNow => self.give_readings_up(),
             Input::Have { peer, items } => self.peer_has(now, peer, items),
             Input::Claimed { peer, span } => self.peer_claimed(now, peer, span),
             Input::Unclaimed { peer, span } => self.peer_unclaimed(peer, span),
@@ -309,6 +326,11 @@ impl Swarm {
         self.wanted.iter().filter(orphan).map(|c| u64::from(self.len(c))).sum()
     }
 
+    /// Bytes asked of a second holder because the first was slow: what came twice is at most this.
+    pub fn hedged_bytes(&self) -> u64 {
+        self.hedged_bytes
+    }
+
     fn len(&self, index: u32) -> u32 {
         self.spec.chunk_bytes[index as usize]
     }
@@ -319,9 +341,10 @@ impl Swarm {
     }
 
     fn decide(&mut self, now: Now) {
-        if self.missing == 0 {
+        if self.missing == 0 || self.leaves {
             return;
         }
+        self.doubt_the_silent(now);
         self.ask_holders(now);
         self.hedge(now);
         self.read_origin(now);

@@ -59,11 +59,16 @@ impl Swarm {
 
     fn draw_for(&mut self, now: Now, peer: NodeId) -> Option<u32> {
         let stuck = self.stuck_after();
+        let leaving = self.neighbours.get(&peer).is_some_and(|n| n.leaving.is_some());
+        if leaving && self.neighbours.get(&peer).is_some_and(|n| n.offers_nothing()) {
+            self.offer_what_goes(now, peer);
+        }
         let Self { neighbours, chunks, wanted, held, spans, span_of, rng, .. } = self;
         let neighbour = neighbours.get_mut(&peer)?;
+        // Who leaves is asked only for what may go with it.
         neighbour.draw(
             rng,
-            |c| held.contains(c) || !wanted.contains(c),
+            |c| held.contains(c) || !wanted.contains(c) || (leaving && !chunks[c as usize].goes()),
             |c| {
                 let chunk = chunks[c as usize];
                 let coming = spans[span_of[c as usize] as usize].is_coming(c, now, stuck);
@@ -84,12 +89,7 @@ impl Swarm {
 
     /// Sends requests that take far longer than usual to a second holder.
     pub(super) fn hedge(&mut self, now: Now) {
-        let mut rates: Vec<f64> = self.neighbours.values().map(|n| n.rate).filter(|r| *r > 0.0).collect();
-        if rates.is_empty() {
-            return;
-        }
-        rates.sort_by(f64::total_cmp);
-        let usual = rates[rates.len() / 2];
+        let Some(usual) = self.usual_rate() else { return };
         let mut late = Vec::new();
         for (id, n) in &self.neighbours {
             for (index, asked) in &n.asked {

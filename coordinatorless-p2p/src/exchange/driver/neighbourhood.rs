@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Driver, Speaker};
 use crate::{
-    chunk::ChunkHash,
+    chunk::{ChunkHash, ChunkSet},
     error::Result,
     exchange::{inbox::Event, talk},
     node::NodeId,
@@ -67,9 +67,15 @@ impl Driver {
         let held = self.swarm.held().clone();
         let items: Vec<(u32, ChunkHash)> =
             held.iter().filter_map(|i| self.swarm.hash(i).map(|h| (i, h))).collect();
-        let wanted = Some(self.swarm.wanted().clone()).filter(|w| !w.is_full());
-        let reads_origin = self.wishes.source().is_some();
+        let wanted = match self.leaving {
+            Some(_) => Some(ChunkSet::new(held.universe())),
+            None => Some(self.swarm.wanted().clone()).filter(|w| !w.is_full()),
+        };
+        let reads_origin = self.wishes.source().is_some() && self.leaving.is_none();
         let mut frames = vec![wire::frame(&Word::Hello { held, wanted, reads_origin })?];
+        if self.leaving.is_some() {
+            frames.push(wire::frame(&Word::Leaving)?);
+        }
         for span in self.swarm.reading() {
             frames.push(wire::frame(&Word::Claim(span))?);
         }
@@ -100,6 +106,7 @@ impl Driver {
                 self.swarm.handle(now, Input::OriginHold { until });
             }
             Word::Bye => self.forget(from),
+            Word::Leaving => self.swarm.handle(now, Input::Leaving(from)),
         }
     }
 
