@@ -60,6 +60,7 @@ pub(crate) enum Asking {
     Rm(command::rm::Rm),
     Members(command::members::Members),
     Limit(command::limit::Limit),
+    Drain(command::drain::Drain),
     Agent(command::agent::Agent),
     Demo(demo::Demo),
 }
@@ -112,6 +113,8 @@ mod tests {
             "rm",
             "pin",
             "limit --upload fast",
+            "drain --deadline soon",
+            "drain --deadline 0s",
             "secret",
             "secret new",
             "completions tcsh",
@@ -145,6 +148,7 @@ mod tests {
             "demo --nodes 3 --size 64MiB --keep",
             "limit",
             "limit --upload 100MB --download 0",
+            "drain --deadline 100s --json",
             "-q -vv status",
         ];
         for line in right {

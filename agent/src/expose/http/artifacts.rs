@@ -14,7 +14,9 @@ use super::{
     files::NamedQuery,
     problem::Failure,
 };
-use crate::api::{ArtifactInfo, Named, PathAnswer, Problem, PublishReport, VerifyReport, VerifyRequest};
+use crate::api::{
+    ArtifactInfo, HeldFile, Named, PathAnswer, Problem, PublishReport, VerifyReport, VerifyRequest,
+};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,21 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Result<Json<ArtifactInfo>, Failure> {
     Ok(Json(door.agent()?.artifact(&id).await?))
+}
+
+/// Which bytes of each file are here, whole or not.
+#[utoipa::path(
+    get,
+    path = "/v1/artifacts/{id}/held",
+    tag = "artifacts",
+    params(("id" = String, Path, description = "swarm id, manifest hash, or a reference with its slashes escaped")),
+    responses((status = 200, body = Vec<HeldFile>), (status = 404, body = Problem))
+)]
+pub(super) async fn held(
+    State(door): State<Door>,
+    Path(id): Path<String>,
+) -> Result<Json<Vec<HeldFile>>, Failure> {
+    Ok(Json(door.agent()?.held(&id)?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
