@@ -16,6 +16,7 @@ pub mod module_graph;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
+pub mod rate;
 pub mod relay;
 pub mod site;
 pub mod swarm_bench;

