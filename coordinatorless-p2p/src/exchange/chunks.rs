@@ -45,6 +45,8 @@ pub(crate) async fn request(
     unneeded: impl Fn(&ChunkHash) -> bool,
 ) -> Result<Answer> {
     let (mut send, mut recv) = transport.open(peer).await?;
+    // Before the chunks that go the same way, or the peer's link idles for as long as those take.
+    send.set_priority(1);
     send.send(wire::frame(&Opening::Chunk { swarm, index })?, stall).await?;
     send.finish()?;
     let head = read_frame(&mut *recv, HEAD_BYTES_MAX, stall).await?;
