@@ -294,6 +294,7 @@ impl Driver {
                 self.swarm.handle(now, Input::RequestFailed { peer, index, why: error.kind() });
             }
             Event::Origin { span, ticket, index, bytes, place } => {
+                tracing::debug!(span, index, "ARRIVED");
                 self.swarm.handle(now, Input::OriginChunk { span, index });
                 self.store(index, None, bytes, Source::Origin(ticket), place);
             }
@@ -323,6 +324,7 @@ impl Driver {
                 }
                 Output::FetchSpan { span, chunks } => self.read(span, chunks),
                 Output::CancelSpan { span } => {
+                    tracing::debug!(span, "CANCELSPAN");
                     if let Some(reading) = self.readings.remove(&span) {
                         reading.task.abort();
                     }

@@ -29,6 +29,7 @@ impl Swarm {
         for peer in silent {
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { continue };
             neighbour.doubted = true;
+            tracing::debug!(peer = %peer.short(), asked = ?neighbour.asked.keys().collect::<Vec<_>>(), "DOUBT");
             let (held, leaving) = (neighbour.held.clone(), neighbour.leaving.is_some());
             held.iter().for_each(|index| self.holder_lost(index, leaving));
         }

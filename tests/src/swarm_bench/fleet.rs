@@ -50,6 +50,7 @@ impl Fleet {
             let adjust = |options: &mut AgentOptions| {
                 options.zone = zone;
                 options.env.extend(variables.iter().cloned());
+                if std::env::var("BLOG").is_ok() { options.env.push(("EMBERLINE_LOG__LEVEL".into(), "coordinatorless_p2p::exchange=debug,coordinatorless_p2p::swarm=debug,info".into())); }
             };
             self.cluster.join_in_and(&site.node, site.host, adjust).await?;
         }

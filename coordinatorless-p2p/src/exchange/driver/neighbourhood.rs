@@ -99,7 +99,7 @@ impl Driver {
                 self.adopt_of(&items);
                 self.swarm.handle(now, Input::Have { peer: from, items });
             }
-            Word::Claim(span) => self.swarm.handle(now, Input::Claimed { peer: from, span }),
+            Word::Claim(span) => { tracing::debug!(span, from = %from.short(), "CLAIM"); self.swarm.handle(now, Input::Claimed { peer: from, span }) }
             Word::Unclaim(span) => self.swarm.handle(now, Input::Unclaimed { peer: from, span }),
             Word::OriginHold(ms) => {
                 let until = now + Duration::from_millis(ms.min(300_000).into());

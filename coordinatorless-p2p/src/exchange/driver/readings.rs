@@ -21,6 +21,7 @@ const NO_SOURCE_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Driver {
     pub(super) fn read(&mut self, span: u32, chunks: Range<u32>) {
+        tracing::debug!(span, ?chunks, "READ");
         let now = self.now();
         let Some((ticket, source)) = self.wishes.source() else {
             self.swarm.handle(now, Input::OriginDone { span, failed: Some(ErrorKind::NotFound) });

@@ -61,6 +61,7 @@ impl Driver {
     pub(super) fn stored(&mut self, index: u32, hash: ChunkHash, source: Source) {
         let bytes = u64::from(self.spec.chunk_bytes[index as usize]);
         let had = self.swarm.held().contains(index);
+        tracing::debug!(index, ?source, had, "STORED");
         self.swarm.handle(self.now(), Input::Stored { index, hash });
         self.last_progress = Instant::now();
         self.wishes.count(|p| match (had, source) {
