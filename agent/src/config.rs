@@ -8,6 +8,7 @@
 //! written `"30s"`, `"2h 5min"`.
 
 mod example;
+mod fuse;
 mod size;
 mod sources;
 
@@ -23,6 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    fuse::FuseConfig,
     size::parse_size,
     sources::{ConfigSources, Flag},
 };
@@ -64,6 +66,8 @@ pub struct Config {
     pub namespace: NamespaceConfig,
     /// How files are read that are not here yet.
     pub reader: ReaderConfig,
+    /// The namespace as a file system.
+    pub fuse: FuseConfig,
 }
 
 /// The HTTP door.
@@ -149,6 +153,7 @@ impl Default for Config {
             mounts: MountTable::new(),
             namespace: NamespaceConfig::default(),
             reader: ReaderConfig::default(),
+            fuse: FuseConfig::default(),
         }
     }
 }
@@ -218,6 +223,7 @@ impl Config {
         self.cluster.validate()?;
         self.origins.validate()?;
         namespace::check_mounts(&self.mounts)?;
+        self.fuse.validate(&self.data_dir)?;
         self.log.directives().map(drop)
     }
 }

@@ -13,6 +13,7 @@ pub mod delta_bench;
 pub mod environment;
 pub mod model;
 pub mod module_graph;
+pub mod mounted;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
