@@ -40,12 +40,18 @@ async fn a_model_has_the_origins_sha256_while_it_comes_and_after_and_whole_files
         let hash = xattr(&path, "user.emberline.hash").expect("readable").expect("a sealed file has a hash");
         assert_eq!(hash.len(), 64, "{hash}");
     }
-    let (reads, cached) =
-        (mount.reads().await.expect("metrics"), mount.opens("cached").await.expect("metrics"));
+    let counts = async || {
+        let passed = mount.opens("passthrough").await.expect("metrics");
+        (mount.reads().await.expect("metrics"), mount.opens("cached").await.expect("metrics"), passed)
+    };
+    let (reads, cached, passed) = counts().await;
     sums().await;
-    assert_eq!(mount.reads().await.expect("metrics"), reads, "the agent saw reads of files that are whole");
-    assert_eq!(mount.opens("cached").await.expect("metrics"), cached);
-    assert_eq!(mount.opens("passthrough").await.expect("metrics"), site.model().files.len() as u64);
+    let opened = site.model().files.len() as u64;
+    assert_eq!(
+        counts().await,
+        (reads, cached, passed + opened),
+        "the agent saw reads of files that are whole"
+    );
     conformance::record(DOOR, "sha256sum", &version_of("sha256sum"), "while it comes, and whole");
 }
 
@@ -94,6 +100,15 @@ async fn the_last_byte_of_a_large_object_costs_a_chunk_or_two() {
     }
     const BYTES: u64 = 10 << 30;
     let origin = tempfile::tempdir().expect("temporary directory");
+    // The store takes no file that it could not hold.
+    let room = rustix::fs::statvfs(origin.path()).expect("statvfs");
+    if room.f_bavail * room.f_frsize < BYTES + (2 << 30) {
+        eprintln!(
+            "SKIPPED the_last_byte_of_a_large_object_costs_a_chunk_or_two: it takes 12 GiB free in {}",
+            origin.path().display()
+        );
+        return;
+    }
     let object = fs::File::create(origin.path().join("large.bin")).expect("created");
     object.set_len(BYTES).expect("sparse");
     std::os::unix::fs::FileExt::write_at(&object, b"!", BYTES - 1).expect("written");
@@ -132,12 +147,12 @@ async fn looking_at_files_starts_nothing_and_says_what_they_are() {
     assert_eq!(xattr(&path, "user.emberline.hash").expect("said"), None);
     let names = output("ls", &["-la", mount.models().join("llama").to_str().expect("text")]);
     assert!(names.contains("model.safetensors") && names.contains("config.json"), "{names}");
-    assert_eq!(fs::read(mount.models().join("empty")).expect("readable"), b"");
     let room = rustix::fs::statvfs(mount.at()).expect("statvfs");
-    assert!(room.f_blocks > 0 && room.f_bavail > 0, "{room:?}");
+    assert!(room.f_blocks > 0 && room.f_bavail > 0, "{} blocks", room.f_blocks);
     let status = mount.agent().client().status().await.expect("alive");
-    assert!(status.pulls.is_empty() && status.artifacts.len() <= 1, "{:?}", status.artifacts);
+    assert!(status.pulls.is_empty() && status.artifacts.is_empty(), "{:?}", status.artifacts);
 
+    assert_eq!(fs::read(mount.models().join("empty")).expect("readable"), b"");
     assert!(fs::read(&path).expect("readable") == weights);
     mount.wait_sealed(&path, PATIENCE).await.expect("sealed");
     let names = rustix::fs::listxattr(&path, &mut [0_u8; 256]).expect("listed");

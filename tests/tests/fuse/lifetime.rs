@@ -39,7 +39,7 @@ async fn after_kill_9_mappings_live_on_and_a_restart_brings_the_mount_back_in_fi
     assert_eq!(map[0], bytes[0]);
 
     mount.agent_mut().kill().expect("killed");
-    let dead = fs::metadata(&path).expect_err("nobody answers");
+    let dead = File::open(&path).expect_err("nobody answers");
     assert_eq!(dead.raw_os_error(), Some(rustix::io::Errno::NOTCONN.raw_os_error()), "{dead}");
     assert!(mount.is_mounted().expect("a table"), "the dead mount is in the way");
     assert!(map[..] == bytes[..], "a mapping of a whole file does not need the agent");

@@ -44,7 +44,8 @@ pub(super) fn prepare(mountpoint: &Path) -> Result<PathBuf> {
     let at = real(mountpoint)?;
     for _ in 0..DEAD_MAX {
         let Some(line) = top(&at)? else { break };
-        match fs::symlink_metadata(&at) {
+        // Opened, not looked at: the kernel remembers for a while what a mount that died last said of itself.
+        match fs::read_dir(&at) {
             Err(e) if is_dead(&e) && line.source == SOURCE => {
                 tracing::warn!(mountpoint = %at.display(), "clearing the mount of an agent that died");
                 detach(&at)?;
