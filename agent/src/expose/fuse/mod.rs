@@ -7,6 +7,7 @@
 //! Invariants: an inode is one version of one file; an inode is open in one way at a time, so that no reader who
 //! has a file open or mapped sees an error when it is sealed; nothing is writable.
 
+mod answering;
 mod attributes;
 mod directories;
 mod errno;
@@ -29,7 +30,7 @@ use std::{
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use tokio::sync::oneshot;
 
-use self::filesystem::{Filesystem, Shared};
+use self::{answering::Shared, filesystem::Filesystem};
 use crate::{
     agent::Agent,
     config::FuseConfig,
