@@ -3,6 +3,7 @@
 The agent's program is ``EMBERLINE_TEST_AGENT``, else what cargo built last.
 """
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ class RunningAgent:
         self.data = home / "data"
         names = "".join(f"{name} = {json.dumps(reference)}\n" for name, reference in mounts.items())
         (home / "agent.toml").write_text(
-            f'[namespace]\nlisting_ttl = "1ms"\n[mounts]\n{names}\n{config}', encoding="utf-8"
+            f'[namespace]\nlisting_ttl = "1us"\n[mounts]\n{names}\n{config}', encoding="utf-8"
         )
         self.token_file = None
         self.environment = {**os.environ}
@@ -162,3 +163,22 @@ def make_site(tmp_path):
     yield make
     for site in started:
         site.stop()
+
+
+# What each client was seen to do, for who runs these tests: one line of JSON a passed check.
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "client(name, what): a check that this library did this through fsspec")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    records = os.environ.get("EMBERLINE_TEST_RECORDS")
+    if records and call.when == "call" and outcome.get_result().passed:
+        with open(records, "a", encoding="utf-8") as file:
+            for marker in item.iter_markers("client"):
+                name, what = marker.args
+                told = {"client": name, "version": importlib.metadata.version(name), "what": what}
+                file.write(json.dumps(told) + "\n")

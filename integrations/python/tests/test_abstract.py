@@ -64,9 +64,11 @@ class Fixtures(abstract.AbstractFixtures):
         return False
 
 
+@pytest.mark.client("fsspec", "its abstract suite for reading, from the disk")
 class TestGet(Fixtures, abstract.AbstractGetTests):
     pass
 
 
+@pytest.mark.client("fsspec", "its abstract suite for reading, over HTTP")
 class TestGetOverHttp(Fixtures, abstract.AbstractGetTests):
     LOCAL = False

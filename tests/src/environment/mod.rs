@@ -11,6 +11,7 @@ mod faults;
 mod gcs;
 mod hub;
 mod nginx;
+mod pythons;
 mod s3;
 mod server;
 
@@ -22,6 +23,7 @@ pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;
 pub use hub::{Hub, HubFile, HubRequest, HubSettings};
 pub use nginx::Nginx;
+pub use pythons::{PYTHON_VERSIONS, package_builder, package_reader, python_program};
 pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
 
 /// What went wrong with the environment, in a sentence that says what is missing.

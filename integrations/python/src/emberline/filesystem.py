@@ -159,6 +159,14 @@ class EmberlineFileSystem(AsyncFileSystem):
         """The tag of the version of a file."""
         return str(sync(self.loop, self._file_info, self._strip_protocol(path))["etag"])
 
+    def invalidate_cache(self, path: Optional[str] = None) -> None:
+        """Forgets the listing of a directory, or all, that this process remembers."""
+        if path is None:
+            self.dircache.clear()
+        else:
+            self.dircache.pop(self._strip_protocol(path), None)
+        super().invalidate_cache(path)
+
     # What is in it
 
     async def presence(
@@ -228,10 +236,11 @@ class EmberlineFileSystem(AsyncFileSystem):
         if mode != "rb":
             raise read_only(path)
         details, whole = self.look(path)
-        if whole is not None:
+        if whole is not None and cache_type != "none":
             return LocalFile(self, path, details, whole)
+        # Who wants no cache puts one of his own into the file, as fsspec's caching file systems do.
         block_bytes = block_size if isinstance(block_size, int) else self.blocksize
-        return RemoteFile(self, path, details, block_bytes, cache_type, cache_options or {}, **options)
+        return RemoteFile(self, path, details, block_bytes, cache_type, cache_options or {}, whole, **options)
 
     def look(self, path: str) -> Tuple[Dict[str, Any], Any]:
         """What a file is now, and itself if it is whole and may be read here. Starts to bring it."""

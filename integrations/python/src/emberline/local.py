@@ -54,7 +54,7 @@ class LocalFile(io.BufferedReader):
         """As ``fs.info``, when it was opened."""
         return self.details
 
-    def __reduce__(self) -> Any:
+    def __reduce_ex__(self, _protocol: Any) -> Any:
         return _reopen, (self.fs, self.path, self.tell())
 
 

@@ -6,6 +6,7 @@ disk as soon as the file is whole there.
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any, Dict, Optional
 
@@ -26,9 +27,10 @@ class RemoteFile(AbstractBufferedFile):
         block_size: int,
         cache_type: str,
         cache_options: Dict[str, Any],
+        whole: Optional[io.FileIO] = None,
         **options: Any,
     ) -> None:
-        self._whole: Optional[Any] = None
+        self._whole = whole
         self._may_be_local: bool = fs.local
         super().__init__(
             fs,

@@ -24,6 +24,8 @@ from .reference import namespace_path
 
 #: What safetensors itself takes.
 HEADER_BYTES_MAX = 100_000_000
+#: Nothing came for so long: the next bytes are asked for, instead of waiting for any.
+QUIET_SECONDS = 1.0
 #: So many files are waited for at once.
 WAITED_MAX = 16
 
@@ -110,7 +112,7 @@ class _File:
     tensors: Dict[str, Tensor] = field(default_factory=dict)
     # None until the header is here.
     missing: Optional[List[Tensor]] = None
-    #: The agent has nothing new of it: ask for its next bytes instead of waiting for any.
+    #: Nothing new came: ask for its next bytes instead of waiting for any.
     is_stuck: bool = False
 
     def update(self, presence: Dict[str, Any]) -> None:
@@ -120,6 +122,8 @@ class _File:
         self.presence = presence
 
     def has(self, start: int, stop: int) -> bool:
+        if self.presence["state"] == "sealed":
+            return True
         return any(first <= start and stop <= last for first, last in self.presence["here"])
 
     def header(self, text: bytes, start: int) -> None:
@@ -208,14 +212,13 @@ def _wait(fs: EmberlineFileSystem, files: List[_File]) -> None:
     for file in files:
         if file.path in told:
             file.update(told[file.path])
-            is_new = file.presence["here_bytes"] > before[file.path] or file.presence["state"] == "sealed"
-            file.is_stuck = not is_new
+    files[0].is_stuck = not told
 
 
 async def _first(fs: EmberlineFileSystem, before: Dict[str, int]) -> Dict[str, Dict[str, Any]]:
     tasks = {asyncio.ensure_future(fs.presence(path, more_than=here)): path for path, here in before.items()}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=QUIET_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         return {tasks[task]: task.result() for task in done}
     finally:
         for task in tasks:
