@@ -46,7 +46,8 @@ fn wheel() -> &'static Path {
         args.extend([dir.path().as_os_str(), ".".as_ref()]);
         let output = run(&python, &args);
         assert!(output.status.success(), "{}", words(&output));
-        let mut found = fs::read_dir(dir.path()).expect("a directory").filter_map(|entry| Some(entry.ok()?.path()));
+        let mut found =
+            fs::read_dir(dir.path()).expect("a directory").filter_map(|entry| Some(entry.ok()?.path()));
         let wheel = found.find(|path| path.extension().is_some_and(|e| e == "whl")).expect("a wheel");
         (dir, wheel)
     });
@@ -73,7 +74,8 @@ fn the_wheel_says_that_it_is_typed_and_the_types_hold() {
     }
     let cache = tempfile::tempdir().expect("temporary directory");
     let check = |files: &[&OsStr]| {
-        let args: [&OsStr; 4] = ["-m".as_ref(), "mypy".as_ref(), "--cache-dir".as_ref(), cache.path().as_os_str()];
+        let args: [&OsStr; 4] =
+            ["-m".as_ref(), "mypy".as_ref(), "--cache-dir".as_ref(), cache.path().as_os_str()];
         run(&python, &[&args[..], files].concat())
     };
     let checked = check(&[]);
@@ -125,7 +127,8 @@ fn fsspec_and_what_reads_through_it_work_on_every_python_here() {
             found += 1;
             let records = dir.path().join(version);
             scope.spawn(move || {
-                let python = environment::package_reader(version, &program).expect("pinned packages from PyPI");
+                let python =
+                    environment::package_reader(version, &program).expect("pinned packages from PyPI");
                 let output = pytest(&python, &records, &["--ignore", "tests/test_torch.py"]);
                 assert!(output.status.success(), "Python {version}:\n{}", words(&output));
                 let told = words(&output);

@@ -252,7 +252,7 @@ def test_another_process_goes_on_with_it(agent, folder, method):
     assert fs.cat_file(path) == b"weights", "connected before the fork"
     context = multiprocessing.get_context(method)
     answers = context.Queue()
-    children = [context.Process(target=_in_child, args=(fs, path, answers)) for _ in range(2)]
+    children = [context.Process(target=_in_child, args=(fs, path, answers), daemon=True) for _ in range(2)]
     [child.start() for child in children]
     assert [answers.get(timeout=60) for _ in children] == [b"weights"] * 2
     [child.join() for child in children]

@@ -101,7 +101,7 @@ pub fn package_builder() -> Result<PathBuf> {
 /// # Errors
 /// What is missing.
 pub fn package_reader(version: &str, program: &Path) -> Result<PathBuf> {
-    environment(&format!("package-reader-{version}"), program, reader_pins(version))
+    environment(&format!("package-reader-{}", version.replace('.', "-")), program, reader_pins(version))
 }
 
 fn environment(name: &str, program: &Path, pins: &[&str]) -> Result<PathBuf> {

@@ -80,7 +80,8 @@ pub(super) async fn file(
     if method != Method::HEAD {
         let file = agent.reader().open(&path, CALLER).await?;
         if query.presence.is_some() {
-            let awaited = presence::Awaited { more_than: query.more_than, sealed: query.sealed == Some(true) };
+            let awaited =
+                presence::Awaited { more_than: query.more_than, sealed: query.sealed == Some(true) };
             return Ok(Json(presence::of(&path, file, awaited).await?).into_response());
         }
         return files::coming(&method, &headers, file).await;

@@ -14,6 +14,7 @@ import shutil
 from datetime import datetime, timezone
 from typing import Any, AsyncIterator, Dict, List, Optional, Tuple
 
+from fsspec import asyn
 from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK
 
@@ -60,6 +61,10 @@ class EmberlineFileSystem(AsyncFileSystem):
         """Where requests run; a forked process gets its own."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
+            thread = asyn.iothread[0]
+            if thread is not None and not thread.is_alive():
+                # fsspec of before 2025 goes on with its parent's.
+                asyn.reset_lock()
             self._loop = None if self.asynchronous else get_loop()
         return self._loop
 
