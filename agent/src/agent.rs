@@ -38,7 +38,7 @@ use crate::{
     records,
     reference::Reference,
     resolve::Resolver,
-    store::{self, OpenedFile, Store},
+    store::{self, OpenedFile, Space, Store},
     upkeep::Upkeep,
     verify,
     warm::Warms,
@@ -383,6 +383,11 @@ impl Agent {
             rss_bytes: metrics::rss_bytes().unwrap_or(0),
             uptime_seconds: inner.engine.began.elapsed().as_secs_f64(),
         }
+    }
+
+    /// Room in the store.
+    pub(crate) fn space(&self) -> Space {
+        self.inner.engine.store.space()
     }
 
     /// Whether pulls can be served now; the reason when not.

@@ -8,6 +8,7 @@
 //! written `"30s"`, `"2h 5min"`.
 
 mod example;
+mod fuse;
 mod size;
 mod sources;
 
@@ -23,6 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    fuse::FuseConfig,
     size::parse_size,
     sources::{ConfigSources, Flag},
 };
@@ -67,6 +69,8 @@ pub struct Config {
     pub reader: ReaderConfig,
     /// What bytes cost.
     pub prices: Prices,
+    /// The namespace as a file system.
+    pub fuse: FuseConfig,
 }
 
 /// The HTTP door.
@@ -153,6 +157,7 @@ impl Default for Config {
             namespace: NamespaceConfig::default(),
             reader: ReaderConfig::default(),
             prices: Prices::default(),
+            fuse: FuseConfig::default(),
         }
     }
 }
@@ -223,6 +228,7 @@ impl Config {
         self.origins.validate()?;
         namespace::check_mounts(&self.mounts)?;
         self.prices.validate()?;
+        self.fuse.validate(&self.data_dir)?;
         self.log.directives().map(drop)
     }
 }

@@ -48,6 +48,7 @@ const HTTP_CONNECTIONS: &str = "emberline_http_connections";
 const READS: &str = "emberline_reads_total";
 const READ_WAIT: &str = "emberline_read_wait_seconds";
 const URGENT_CHUNKS: &str = "emberline_urgent_chunks_total";
+const FUSE_OPENS: &str = "emberline_fuse_opens_total";
 const HTTP_SHED: &str = "emberline_http_shed_total";
 
 /// From a cached pull to a model of terabytes over a slow link.
@@ -111,6 +112,7 @@ fn describe() {
         (HTTP_REQUESTS, Unit::Count, "HTTP requests answered, by method, route and status"),
         (READS, Unit::Count, "reads of files, by door and by where their bytes were found"),
         (URGENT_CHUNKS, Unit::Count, "chunks that readers waited for"),
+        (FUSE_OPENS, Unit::Count, "files opened in the mount, by who reads them: passthrough is the kernel"),
         (HTTP_SHED, Unit::Count, "HTTP connections told to come back later"),
     ] {
         describe_counter!(name, unit, help);
@@ -158,6 +160,9 @@ fn start_at_zero() {
     }
     for door in Door::ALL {
         served_bytes(door, 0);
+    }
+    for mode in FuseMode::ALL {
+        counter!(FUSE_OPENS, "mode" => mode.label()).increment(0);
     }
     for stall in Stall::ALL {
         counter!(STALLS, "reason" => stall.label()).increment(0);
@@ -232,6 +237,31 @@ pub fn read(door: Door, found: FoundBytes) {
         counter!(URGENT_CHUNKS).increment(chunks as u64);
         histogram!(READ_WAIT, "door" => door.label()).record(took.as_secs_f64());
     }
+}
+
+/// How a file of the mount is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FuseMode {
+    /// The kernel reads it; we see no read.
+    Passthrough,
+    /// Reads come to us, through the kernel's page cache.
+    Cached,
+}
+
+impl FuseMode {
+    const ALL: [Self; 2] = [Self::Passthrough, Self::Cached];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough",
+            Self::Cached => "cached",
+        }
+    }
+}
+
+/// A file was opened in the mount.
+pub(crate) fn fuse_open(mode: FuseMode) {
+    counter!(FUSE_OPENS, "mode" => mode.label()).increment(1);
 }
 
 /// Who kept us waiting.

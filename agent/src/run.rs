@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,10 @@ use crate::{
     agent::Agent,
     config::{Config, LogConfig, LogFormat},
     error::{Error, ErrorKind, IoContext, Result},
-    expose::http::{self, AgentSlot},
+    expose::{
+        fuse,
+        http::{self, AgentSlot},
+    },
     metrics,
 };
 
@@ -34,6 +37,8 @@ use crate::{
 pub const ADDRESS_FILE: &str = "agent.json";
 /// More worker threads than this only fight over the same memory bandwidth.
 const MAX_WORKERS: usize = 32;
+/// How long files that are open in the mount are waited for: their readers keep what the kernel reads for them.
+const UNMOUNT_WITHIN: Duration = Duration::from_secs(1);
 /// The exit code of a second signal, as shells print it for SIGINT.
 const EXIT_AT_ONCE: i32 = 130;
 
@@ -106,10 +111,16 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
         }
     };
     slot.fill(agent.clone());
-    let outcome = attend(&config, &agent, http_addr, &mut door, &stop, ready).await;
+    let (mounted, outcome) = match fuse::mount(agent.clone(), &config.fuse).await {
+        Ok(mounted) => (mounted, attend(&config, &agent, http_addr, &mut door, &stop, ready).await),
+        Err(e) => (None, Err(e)),
+    };
 
     notify(&[sd_notify::NotifyState::Stopping]);
     agent.stop_jobs();
+    if let Some(mounted) = mounted {
+        mounted.unmount(UNMOUNT_WITHIN).await;
+    }
     stop.cancel();
     let stopping = Instant::now();
     if !door.is_finished() {

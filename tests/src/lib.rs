@@ -15,6 +15,7 @@ pub mod environment;
 pub mod limit_bench;
 pub mod model;
 pub mod module_graph;
+pub mod mounted;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;

@@ -169,4 +169,13 @@ fill_max_bytes = "1GiB"
 origin_per_gib = 0.0
 cross_zone_per_gib = 0.0
 currency = "USD"
+
+# The namespace as a read-only file system. A file that is whole is read by the kernel itself, at the speed of the
+# disk's own file system (as root, Linux 6.9); until then a read waits for its own chunk.
+[fuse]
+# An empty directory; no mount without it.
+#mountpoint = "/mnt/emberline"
+# Whether users other than the agent's may read there. An ordinary user's agent needs user_allow_other in
+# /etc/fuse.conf for that; without, the mount is his alone.
+allow_other = true
 "#;

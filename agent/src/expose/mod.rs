@@ -1,3 +1,4 @@
 //! The doors: every way a model leaves the agent other than as a path.
 
+pub mod fuse;
 pub mod http;

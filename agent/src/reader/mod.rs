@@ -45,6 +45,7 @@ use crate::{
     reference::Reference,
     resolve,
     snapshot::{FileVersion, RelativePath},
+    store::OpenedFile,
 };
 
 /// How files are read that are not here yet.
@@ -67,6 +68,17 @@ impl Default for ReaderConfig {
 pub struct Caller {
     /// Through which door.
     pub door: metrics::Door,
+}
+
+/// How much of a file is on this node.
+#[derive(Clone)]
+pub enum Whereabouts {
+    /// Nothing, as far as is known here.
+    Origin,
+    /// What it is part of is on its way, or some of it is here.
+    Coming,
+    /// It is whole and published.
+    Sealed(OpenedFile),
 }
 
 /// Opens files. Cheap to clone.
@@ -345,6 +357,32 @@ impl Reader {
             }
         }
         Ok(session)
+    }
+
+    /// Where the file at `path` is. Starts nothing to come, and asks no origin for what was pulled. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn whereabouts(&self, path: &NamespacePath) -> Result<Whereabouts> {
+        let inner = &self.inner;
+        let spot = inner.namespace.spot(path)?;
+        let entry = inner.namespace.file(&spot).await?;
+        let whole = inner.namespace.artifact(&spot).await?;
+        let store = &inner.pulls.engine.store;
+        let known = inner.resolved.lock().get(&whole.reference).map(|known| known.blueprint.clone());
+        let here = || store.find(&whole.reference.to_string()).and_then(|swarm| store.blueprint(swarm));
+        let twin = || self.same_commit(&whole.reference).map(|twin| twin.blueprint);
+        let Some(blueprint) = known.or_else(here).or_else(twin) else { return Ok(Whereabouts::Origin) };
+        let listed = blueprint.find(&whole.path).map(|file| &blueprint.files[file]);
+        if !listed.is_some_and(|listed| is_same_version(&entry, listed)) {
+            return Ok(Whereabouts::Origin);
+        }
+        match store.open_file(blueprint.swarm_id(), &whole.path).await {
+            Ok(opened) => Ok(Whereabouts::Sealed(opened)),
+            Err(e) if matches!(e.kind(), ErrorKind::Unavailable { .. }) => Ok(Whereabouts::Coming),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Whereabouts::Origin),
+            Err(e) => Err(e),
+        }
     }
 
     /// What is at `path`; see [`Namespace::stat`].

