@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod conformance;
 pub mod delta_bench;
+pub mod door_bench;
 pub mod environment;
 pub mod limit_bench;
 pub mod model;

@@ -49,6 +49,21 @@ impl Nginx {
         self.0.url()
     }
 
+    /// Its one process.
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// What it says of its version.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn version() -> Result<String> {
+        let output = Command::new(program()?).arg("-v").output().map_err(|e| format!("nginx: {e}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(said.rsplit('/').next().unwrap_or_default().trim().to_owned())
+    }
+
     /// What was asked for so far, one line a request.
     pub fn access_log(&self) -> String {
         std::fs::read_to_string(self.0.dir().join("access.log")).unwrap_or_default()

@@ -79,6 +79,10 @@ impl Server {
         self.dir.path()
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
