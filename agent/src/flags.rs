@@ -25,6 +25,9 @@ pub struct AgentFlags {
     /// File with the token that HTTP callers must bring; required off loopback.
     #[arg(long, value_name = "FILE")]
     pub http_token_file: Option<String>,
+    /// Where to listen for S3; nowhere unless it is said.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub s3: Option<String>,
     /// Where to listen for QUIC.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
@@ -84,6 +87,7 @@ impl AgentFlags {
             one("--data-dir", "data_dir", text(places.data_dir)),
             one("--http", "http.listen", self.http),
             one("--http-token-file", "http.token_file", self.http_token_file),
+            one("--s3", "s3.listen", self.s3),
             one("--listen", "cluster.listen", self.listen),
             one("--advertise", "cluster.advertise", self.advertise),
             seeds,
