@@ -17,7 +17,7 @@ mod server;
 use std::path::PathBuf;
 
 pub use azure::Azurite;
-pub use cache::{checkers, node_modules, python, run_python};
+pub use cache::{checkers, node_modules, python, run_python, run_python_in, s3_clients, s3fs};
 pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;
 pub use hub::{Hub, HubFile, HubRequest, HubSettings};
