@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod conformance;
 pub mod delta_bench;
 pub mod environment;
 pub mod limit_bench;
