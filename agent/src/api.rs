@@ -108,6 +108,42 @@ pub struct ListingEntry {
     pub modified: Option<f64>,
 }
 
+/// How much of a file of the namespace is here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FilePresence {
+    /// The file.
+    pub path: String,
+    /// `sealed` once it is whole, checked and published; `coming` before.
+    pub state: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Names its version, as the `ETag` of its answers, without quotes.
+    pub etag: String,
+    /// When it was changed last, where its origin tells.
+    pub modified: Option<f64>,
+    /// Bytes of it that are here.
+    pub here_bytes: u64,
+    /// Which: first byte, and the one behind the last; in order, none touching the next.
+    pub here: Vec<[u64; 2]>,
+    /// Where a sealed file is.
+    pub local: Option<LocalFile>,
+}
+
+/// A whole file on the disk of the agent's machine, and how to know that it is this very file: the same path
+/// may lead elsewhere on another machine or in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LocalFile {
+    /// As the agent sees it.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// `/proc/sys/kernel/random/boot_id` of its machine.
+    pub boot_id: String,
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
 /// Where a pull stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -416,7 +416,7 @@ pub(crate) async fn refetch(engine: &Engine, lease: &Lease, chunks: ChunkSet) ->
     })?;
     let hashes: Option<Vec<ChunkHash>> = engine.store.inventory(lease.swarm)?.hashes.into_iter().collect();
     let source = match blueprint.reference.parse::<Reference>() {
-        Ok(reference @ (Reference::Ember(_) | Reference::Hdfs(_))) => {
+        Ok(reference @ Reference::Ember(_)) => {
             tracing::debug!(%reference, "chunks come from peers only");
             None
         }

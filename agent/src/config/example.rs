@@ -164,6 +164,13 @@ anonymous = false
 #bearer_token_file = "/etc/emberline/bearer.token"
 bearer_hosts = []
 
+# HDFS: hdfs://host:port/path, or hdfs://service/path of a name service that Hadoop's configuration describes.
+[origins.hdfs]
+# Directory with core-site.xml and hdfs-site.xml; else HADOOP_CONF_DIR, HADOOP_HOME/etc/hadoop.
+#config_dir = "/etc/hadoop/conf"
+# Whom to ask as; else HADOOP_USER_NAME, else the user that the agent runs as.
+#user = "hdfs"
+
 [namespace]
 # How long a listing, the size and version of a file, or what a branch stands for answers before its origin
 # is asked again. When the origin is gone, what it said last goes on answering.

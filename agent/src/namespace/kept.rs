@@ -90,6 +90,12 @@ fn below(of: &Reference, root: &Reference, prefix: &str, revision: Option<&str>)
                 percent_encoding::percent_decode_str(below.trim_end_matches('/')).decode_utf8().ok()?;
             Some(below.into_owned())
         }
+        (Reference::Hdfs(of), Reference::Hdfs(root)) => {
+            let below = of.as_str().strip_prefix(root.as_str().trim_end_matches('/'))?;
+            let is_border = below.is_empty() || below.starts_with('/');
+            let below = percent_encoding::percent_decode_str(below.trim_matches('/')).decode_utf8().ok()?;
+            is_border.then(|| below.into_owned())
+        }
         _ => None,
     }
 }

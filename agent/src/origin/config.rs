@@ -24,6 +24,8 @@ pub struct OriginsConfig {
     pub hf: HubConfig,
     /// Plain HTTP servers.
     pub http: HttpOriginConfig,
+    /// HDFS.
+    pub hdfs: HdfsConfig,
     /// How long a read may go without a byte before it counts as stalled. Sane: 5 s to 2 min.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
@@ -54,6 +56,7 @@ impl Default for OriginsConfig {
             az: AzConfig::default(),
             hf: HubConfig::default(),
             http: HttpOriginConfig::default(),
+            hdfs: HdfsConfig::default(),
             stall_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             max_concurrent_requests: 64,
@@ -191,6 +194,16 @@ pub struct HttpOriginConfig {
     pub bearer_token_file: Option<PathBuf>,
     /// `host` or `host:port` of the servers that get the bearer token.
     pub bearer_hosts: Vec<String>,
+}
+
+/// HDFS. Which name nodes a name service has is in Hadoop's own configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HdfsConfig {
+    /// Directory with `core-site.xml` and `hdfs-site.xml`; `HADOOP_CONF_DIR`, `HADOOP_HOME/etc/hadoop`.
+    pub config_dir: Option<PathBuf>,
+    /// Whom to ask as; `HADOOP_USER_NAME`, else the user that the agent runs as.
+    pub user: Option<String>,
 }
 
 impl OriginsConfig {

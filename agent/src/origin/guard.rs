@@ -90,9 +90,17 @@ pub(crate) fn check_url(url: &Url) -> Result<()> {
         Some(Host::Domain(_)) | None => None,
     };
     match address {
-        Some(address) if is_metadata(address) => Err(refusal(url.host_str().unwrap_or_default(), address)),
-        _ => Ok(()),
+        Some(address) => check_address(url.host_str().unwrap_or_default(), address),
+        None => Ok(()),
     }
+}
+
+/// Refuses a metadata address that `host` leads to.
+///
+/// # Errors
+/// `Denied`.
+pub(crate) fn check_address(host: &str, address: IpAddr) -> Result<()> {
+    if is_metadata(address) { Err(refusal(host, address)) } else { Ok(()) }
 }
 
 /// # Errors

@@ -4,7 +4,7 @@
 //! mixes two versions: every read is pinned to what the snapshot saw.
 //!
 //! ```text
-//! retry → limit → count → stall → exact → file | http | object (S3, GCS, Azure) | hub
+//! retry → limit → count → stall → exact → file | http | object (S3, GCS, Azure) | hub | hdfs
 //! ```
 //!
 //! Everything that speaks HTTP goes out through one client, which refuses metadata addresses, checks
@@ -19,6 +19,7 @@ mod count;
 mod exact;
 mod file;
 mod guard;
+mod hdfs;
 mod hosts;
 mod http;
 mod hub;
@@ -50,7 +51,9 @@ use crate::{
     snapshot::{Snapshot, SnapshotFile},
 };
 
-pub use config::{AzConfig, GsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config};
+pub use config::{
+    AzConfig, GsConfig, HdfsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config,
+};
 pub use count::OriginCounters;
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
@@ -98,6 +101,7 @@ struct Inner {
     /// Pools by the authorities that they trust besides the system's.
     ways: Mutex<HashMap<Option<PathBuf>, Ways>>,
     stores: Mutex<HashMap<StoreKey, Arc<Store>>>,
+    name_nodes: Mutex<HashMap<String, hdfs::NameNode>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -122,6 +126,7 @@ impl Origins {
                 ledger: count::Ledger::default(),
                 ways: Mutex::default(),
                 stores: Mutex::default(),
+                name_nodes: Mutex::default(),
                 config,
             }),
         })
@@ -167,8 +172,9 @@ impl Inner {
                 self.object(scheme, name, store, bucket)
             }
             Reference::Hub(repo) => self.hub(name, repo),
-            Reference::Hdfs(_) => {
-                Err(Error::new(ErrorKind::Invalid, format!("{name}: hdfs:// is not supported yet")))
+            Reference::Hdfs(url) => {
+                let (node, host) = self.name_node(url)?;
+                Ok(self.dressed(hdfs::HdfsOrigin::new(node, name, url)?, "hdfs", &host, &host))
             }
             Reference::Ember(_) => Err(Error::new(
                 ErrorKind::Invalid,
@@ -253,6 +259,25 @@ impl Inner {
         let patience = self.config.stall_timeout;
         let origin = hub::HubOrigin::new(client, access, name, repo.clone(), patience);
         Ok(self.dressed(origin, "hf", &host, &host))
+    }
+
+    /// The name node of a reference, and what it is called.
+    ///
+    /// # Errors
+    /// `Denied` when it may not be used here; as [`hdfs::NameNode::new`].
+    fn name_node(&self, url: &url::Url) -> Result<(hdfs::NameNode, String)> {
+        self.allow.check(url.as_str())?;
+        let host = url.authority().to_owned();
+        let mut all = self.name_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&host) {
+            return Ok((known.clone(), host));
+        }
+        let node = hdfs::NameNode::new(&self.config.hdfs, url, self.config.request_timeout)?;
+        if all.len() >= MAX_STORES {
+            all.clear();
+        }
+        all.insert(host.clone(), node.clone());
+        Ok((node, host))
     }
 
     fn object(

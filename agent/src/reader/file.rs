@@ -1,6 +1,6 @@
 //! A file that is open and may still be on its way.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use coordinatorless_p2p::ChunkHash;
@@ -126,6 +126,28 @@ impl LazyFile {
         State::Coming { here_bytes: here.min(entry.bytes) }
     }
 
+    /// The ranges of it that are here, in order, none touching the next.
+    pub fn here(&self) -> Vec<Range<u64>> {
+        let Inner { session, file, entry, .. } = &*self.inner;
+        let store = &session.engine.store;
+        if store.is_published(&session.lease, *file) {
+            return Vec::from_iter((entry.bytes > 0).then_some(0..entry.bytes));
+        }
+        let (mut ranges, mut start) = (Vec::<Range<u64>>::new(), 0);
+        let chunks = session.blueprint.chunks_of(*file).zip(&session.blueprint.files[*file].chunk_bytes);
+        for (index, bytes) in chunks {
+            let end = start + u64::from(*bytes);
+            if store.holds(&session.lease, index) {
+                match ranges.last_mut().filter(|last| last.end == start) {
+                    Some(last) => last.end = end,
+                    None => ranges.push(start..end),
+                }
+            }
+            start = end;
+        }
+        ranges
+    }
+
     /// Reads up to `len` bytes at `offset`, waiting for chunks that are not here yet; these go first.
     ///
     /// Bytes were verified before this returns. Short only at the end of the file and past
@@ -199,7 +221,10 @@ impl LazyFile {
     }
 
     /// Takes hold of the published file if there is one.
-    async fn look(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) async fn look(&self) -> Result<()> {
         let Inner { session, file, .. } = &*self.inner;
         let store = &session.engine.store;
         if self.inner.sealed.lock().is_some() || !store.is_published(&session.lease, *file) {
@@ -225,7 +250,7 @@ impl LazyFile {
     }
 }
 
-async fn read_sealed(sealed: OpenedFile, range: std::ops::Range<u64>) -> Result<Bytes> {
+async fn read_sealed(sealed: OpenedFile, range: Range<u64>) -> Result<Bytes> {
     if let Some(bytes) = page_cache::read_if_resident(&sealed.file, &range) {
         return Ok(bytes.into());
     }

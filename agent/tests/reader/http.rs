@@ -1,10 +1,10 @@
 //! The namespace over HTTP, while files come and after.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use emberline_agent::{
     agent::Agent,
-    api::{Listing, Problem},
+    api::{FilePresence, Listing, ListingEntry, Problem},
     config::{Config, HttpConfig},
     expose::http,
 };
@@ -103,6 +103,45 @@ async fn a_file_is_served_while_it_comes_and_after_with_one_tag() {
     assert!(after.bytes().await.unwrap() == weights);
     let unchanged = door.get(file, &[(header::IF_NONE_MATCH, &etag)]).await;
     assert_eq!(unchanged.status(), StatusCode::NOT_MODIFIED);
+    door.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_of_a_file_is_told_and_its_place_once_it_is_whole() {
+    let (data, models) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let weights = content(16 * CHUNK + 7);
+    fs::write(models.path().join("lone.bin"), &weights).unwrap();
+    // Nothing comes but what is read.
+    let door = Door::open(agent(data.path(), models.path(), 0).await).await;
+    let presence = async |query: &str| -> FilePresence {
+        door.get(&format!("/models/lone.bin?presence{query}"), &[]).await.json().await.unwrap()
+    };
+    let nothing = presence("").await;
+    assert_eq!((nothing.state.as_str(), nothing.here_bytes, &nothing.local), ("coming", 0, &None));
+    assert_eq!((nothing.bytes, nothing.here.len()), (weights.len() as u64, 0));
+    let read = door.get("/models/lone.bin", &[(header::RANGE, "bytes=0-9")]).await;
+    assert_eq!(read.bytes().await.unwrap(), &weights[..10]);
+    let some = presence("&more_than=0").await;
+    assert_eq!((some.state.as_str(), &some.local), ("coming", &None), "{some:?}");
+    assert!(some.here[0][0] == 0 && some.here.windows(2).all(|two| two[0][1] < two[1][0]), "{some:?}");
+    assert_eq!(some.here.iter().map(|[start, end]| end - start).sum::<u64>(), some.here_bytes);
+
+    let whole = presence("&sealed=true").await;
+    assert_eq!((whole.state.as_str(), &whole.here), ("sealed", &vec![[0, weights.len() as u64]]));
+    assert_eq!(whole.etag, nothing.etag);
+    let place = whole.local.unwrap();
+    assert!(fs::read(&place.path).unwrap() == weights);
+    assert_eq!(fs::metadata(&place.path).unwrap().ino(), place.inode);
+
+    let stat = async |path: &str| door.get(&format!("{path}?stat"), &[]).await;
+    let file: ListingEntry = stat("/models/lone.bin").await.json().await.unwrap();
+    assert_eq!((file.kind.as_str(), file.bytes, file.etag), ("file", Some(whole.bytes), Some(whole.etag)));
+    for directory in ["", "/models", "/s3"] {
+        let told: ListingEntry = stat(directory).await.json().await.unwrap();
+        assert_eq!((told.kind.as_str(), told.bytes), ("directory", None), "{directory}");
+    }
+    assert_eq!(stat("/models/nothing").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(door.get("/models?presence", &[]).await.status(), StatusCode::BAD_REQUEST);
     door.close().await;
 }
 

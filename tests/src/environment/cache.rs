@@ -205,7 +205,7 @@ pub fn run_python_in(
 }
 
 /// The folder of one part, made by `make` unless it is complete.
-fn part(name: &str, pins: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub(super) fn part(name: &str, pins: &[&str], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let root = root()?;
     let hash = blake3::hash(format!("{name} {pins:?}").as_bytes()).to_hex();
     let dir = root.join(format!("{name}-{}", &hash[..12]));

@@ -9,10 +9,13 @@ mod azure;
 mod cache;
 mod faults;
 mod gcs;
+mod hdfs;
 mod hub;
 mod nginx;
+mod pythons;
 mod s3;
 mod server;
+mod torch;
 
 use std::path::PathBuf;
 
@@ -23,9 +26,12 @@ pub use cache::{
 };
 pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;
+pub use hdfs::MiniHdfs;
 pub use hub::{Hub, HubFile, HubRequest, HubSettings};
 pub use nginx::Nginx;
+pub use pythons::{PYTHON_VERSIONS, package_builder, package_reader, python_program};
 pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
+pub use torch::debian_torch;
 
 /// What went wrong with the environment, in a sentence that says what is missing.
 pub type Result<T, E = String> = std::result::Result<T, E>;

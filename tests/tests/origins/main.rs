@@ -2,6 +2,7 @@
 
 mod clouds;
 mod faults;
+mod hdfs;
 mod hub;
 mod local;
 mod patterns;

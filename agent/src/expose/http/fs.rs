@@ -1,9 +1,8 @@
 //! The namespace over HTTP: files by their path, whether they are here or not, and directories as JSON.
 //!
-//! `GET` and `HEAD` of a file as [`files`](super::files) answers them; `?list` of a directory by pages. `HEAD`
-//! looks at the listing only: nothing starts to come for it.
-
-use std::time::UNIX_EPOCH;
+//! `GET` and `HEAD` of a file as [`files`](super::files) answers them; `?list` of a directory by pages; `?presence`
+//! of a file as [`presence`](super::presence) does. `HEAD` and `?stat` look at the listing only: nothing starts to
+//! come for them.
 
 use axum::{
     Json,
@@ -18,6 +17,7 @@ use super::{
     Door,
     extract::Asked,
     files::{self, CALLER, FileAnswers},
+    presence,
     problem::Failure,
 };
 use crate::{
@@ -42,9 +42,18 @@ pub(super) struct FsQuery {
     prefix: Option<String>,
     /// With `list`: every key below, however deep; names are keys below the path.
     recursive: Option<bool>,
+    /// Answer with what is at the path, file or directory, as JSON; the value does not matter.
+    stat: Option<String>,
+    /// Answer with how much of the file is here, and where a whole one is, as JSON; it starts to come.
+    presence: Option<String>,
+    /// With `presence`: wait a while until more bytes than so many are here.
+    more_than: Option<u64>,
+    /// With `presence`: wait a while until the file is whole and checked.
+    sealed: Option<bool>,
 }
 
-/// A file of the namespace, read while it comes; or, with `list`, a page of a directory.
+/// A file of the namespace, read while it comes; or a page of a directory, what is at the path, or how much of a
+/// file is here.
 #[utoipa::path(
     method(get, head),
     path = "/v1/fs/{*path}",
@@ -64,8 +73,17 @@ pub(super) async fn file(
     if query.list.is_some() {
         return list(&door, &path, query).await;
     }
+    if query.stat.is_some() {
+        let entry = agent.namespace().stat(&path).await?;
+        return Ok(Json(described(path.name().to_owned(), entry)).into_response());
+    }
     if method != Method::HEAD {
         let file = agent.reader().open(&path, CALLER).await?;
+        if query.presence.is_some() {
+            let awaited =
+                presence::Awaited { more_than: query.more_than, sealed: query.sealed == Some(true) };
+            return Ok(Json(presence::of(&path, file, awaited).await?).into_response());
+        }
         return files::coming(&method, &headers, file).await;
     }
     match agent.namespace().stat(&path).await? {
@@ -89,6 +107,9 @@ pub(super) async fn root(
     State(door): State<Door>,
     Asked(query): Asked<FsQuery>,
 ) -> Result<Response, Failure> {
+    if query.stat.is_some() {
+        return Ok(Json(described(String::new(), Entry::Directory)).into_response());
+    }
     list(&door, &NamespacePath::root(), query).await
 }
 
@@ -106,21 +127,21 @@ async fn list(door: &Door, path: &NamespacePath, query: FsQuery) -> Result<Respo
 }
 
 fn listing(path: &NamespacePath, page: Page) -> Listing {
-    let entries = page.names.into_iter().map(|named| match named.entry {
-        Entry::Directory => ListingEntry {
-            name: named.name,
-            kind: "directory".to_owned(),
-            bytes: None,
-            etag: None,
-            modified: None,
-        },
+    let entries = page.names.into_iter().map(|named| described(named.name, named.entry));
+    Listing { path: path.to_string(), entries: entries.collect(), next: page.next, stale: page.stale }
+}
+
+fn described(name: String, entry: Entry) -> ListingEntry {
+    match entry {
+        Entry::Directory => {
+            ListingEntry { name, kind: "directory".to_owned(), bytes: None, etag: None, modified: None }
+        }
         Entry::File(file) => ListingEntry {
-            name: named.name,
+            name,
             kind: "file".to_owned(),
             bytes: Some(file.bytes),
             etag: Some(file.etag),
-            modified: file.modified.and_then(|at| Some(at.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())),
+            modified: file.modified.and_then(presence::seconds),
         },
-    });
-    Listing { path: path.to_string(), entries: entries.collect(), next: page.next, stale: page.stale }
+    }
 }

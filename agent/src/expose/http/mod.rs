@@ -17,6 +17,7 @@ pub mod guard;
 mod jobs;
 pub(super) mod lazy_body;
 mod observe;
+mod presence;
 mod problem;
 pub mod ranges;
 pub mod server;

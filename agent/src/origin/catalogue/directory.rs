@@ -33,13 +33,13 @@ impl DirectoryCatalogue {
 
     fn collect(&self, request: &PageRequest) -> Result<ListedPage> {
         let (directory, _) = request.prefix.rsplit_once('/').unwrap_or(("", ""));
-        let mut page = Page { request, names: BTreeMap::new(), more: false };
+        let mut page = Page::new(request);
         if !directory.is_empty() && directory.parse::<RelativePath>().is_err() {
             return Ok(ListedPage::default());
         }
         self.origin.real_root()?;
         self.walk(directory, &mut page, 0)?;
-        Ok(ListedPage { names: page.names.into_values().collect(), more: page.more })
+        Ok(page.into_listed())
     }
 
     fn walk(&self, directory: &str, page: &mut Page<'_>, depth: usize) -> Result<()> {
@@ -93,14 +93,26 @@ fn described(key: String, metadata: &fs::Metadata) -> Listed {
 }
 
 /// The first names that fit, however many there are.
-struct Page<'a> {
+pub(super) struct Page<'a> {
     request: &'a PageRequest,
     names: BTreeMap<String, ListedName>,
     more: bool,
 }
 
-impl Page<'_> {
-    fn take(&mut self, name: ListedName) {
+impl<'a> Page<'a> {
+    pub(super) fn new(request: &'a PageRequest) -> Self {
+        Self { request, names: BTreeMap::new(), more: false }
+    }
+
+    pub(super) fn is_delimited(&self) -> bool {
+        self.request.delimited
+    }
+
+    pub(super) fn into_listed(self) -> ListedPage {
+        ListedPage { names: self.names.into_values().collect(), more: self.more }
+    }
+
+    pub(super) fn take(&mut self, name: ListedName) {
         let key = name.key();
         let is_behind = self.request.start_after.as_deref().is_none_or(|at| key > at);
         if !is_behind || !key.starts_with(&self.request.prefix) {
@@ -128,7 +140,7 @@ impl Page<'_> {
     }
 
     /// Whether keys below `directory` can be of this page.
-    fn may_hold(&self, directory: &str) -> bool {
+    pub(super) fn may_hold(&self, directory: &str) -> bool {
         let prefix = &self.request.prefix;
         let fits = directory.starts_with(prefix.as_str()) || prefix.starts_with(directory);
         let after = self.request.start_after.as_deref();

@@ -6,6 +6,7 @@
 
 mod careful;
 mod directory;
+mod hdfs;
 mod objects;
 mod snapshots;
 
@@ -21,6 +22,7 @@ use crate::{
 };
 use careful::Careful;
 use directory::DirectoryCatalogue;
+use hdfs::HdfsCatalogue;
 use objects::ObjectCatalogue;
 use snapshots::SnapshotCatalogue;
 
@@ -125,7 +127,12 @@ impl Origins {
                 guard::check_url(url)?;
                 Ok(Arc::new(snapshots::BaseCatalogue::new(self.clone(), url.clone())))
             }
-            Reference::Hdfs(_) | Reference::Ember(_) => {
+            Reference::Hdfs(url) => {
+                let (node, host) = inner.name_node(url)?;
+                let catalogue = HdfsCatalogue::new(node, reference.to_string(), super::hdfs::path_of(url)?);
+                Ok(inner.careful(catalogue, "hdfs", &host, &host))
+            }
+            Reference::Ember(_) => {
                 Err(Error::new(ErrorKind::Invalid, format!("{reference} cannot be listed")))
             }
         }
