@@ -37,6 +37,21 @@ pub fn http_status(kind: ErrorKind) -> u16 {
     }
 }
 
+/// The code that an S3 client is told; it comes with [`http_status`].
+pub fn s3_code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "NoSuchKey",
+        ErrorKind::Denied => "AccessDenied",
+        ErrorKind::Invalid => "InvalidArgument",
+        ErrorKind::Unavailable { .. } => "SlowDown",
+        // S3's RequestTimeout blames the client for what it did not send.
+        ErrorKind::Timeout => "ServiceUnavailable",
+        ErrorKind::Corrupt => "InternalError",
+        ErrorKind::Full => "InsufficientCapacity",
+        ErrorKind::Cancelled => "OperationAborted",
+    }
+}
+
 /// The process exit code of a kind. 0 is success, 1 a defect of ours (a panic), 2 wrong usage or
 /// configuration; the rest says what the caller can do.
 pub fn exit_code(kind: ErrorKind) -> u8 {

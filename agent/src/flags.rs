@@ -28,6 +28,9 @@ pub struct AgentFlags {
     /// An empty directory to mount the namespace at.
     #[arg(long, value_name = "DIR")]
     pub mount: Option<String>,
+    /// Where to listen for S3; nowhere unless it is said.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub s3: Option<String>,
     /// Where to listen for QUIC.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
@@ -88,6 +91,7 @@ impl AgentFlags {
             one("--http", "http.listen", self.http),
             one("--http-token-file", "http.token_file", self.http_token_file),
             one("--mount", "fuse.mountpoint", self.mount),
+            one("--s3", "s3.listen", self.s3),
             one("--listen", "cluster.listen", self.listen),
             one("--advertise", "cluster.advertise", self.advertise),
             seeds,

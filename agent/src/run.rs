@@ -29,6 +29,7 @@ use crate::{
     expose::{
         fuse,
         http::{self, AgentSlot},
+        s3,
     },
     metrics,
 };
@@ -49,6 +50,9 @@ pub struct Bound {
     pub http: SocketAddr,
     /// QUIC, as others dial it.
     pub quic: SocketAddr,
+    /// The S3 door, where it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<SocketAddr>,
 }
 
 /// What `agent.json` holds.
@@ -96,7 +100,19 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(heed_signals(signals()?, stop.clone())));
 
     let slot = AgentSlot::default();
-    let mut door = tokio::spawn(http::serve(slot.clone(), listener, config.http.clone(), stop.clone()));
+    let s3_door = s3::Door::bind(&config, slot.clone()).await?;
+    let s3_addr = s3_door.as_ref().map(s3::Door::address);
+    let http_door = http::serve(slot.clone(), listener, config.http.clone(), stop.clone());
+    let s3_stop = stop.clone();
+    let mut door = tokio::spawn(async move {
+        let s3_door = async {
+            match s3_door {
+                Some(door) => door.serve(s3_stop).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(http_door, s3_door).map(drop)
+    });
     let started = tokio::select! {
         started = Agent::start(config.clone()) => started,
         ended = &mut door => return door_ended(ended, &stop),
@@ -112,7 +128,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
     };
     slot.fill(agent.clone());
     let (mounted, outcome) = match fuse::mount(agent.clone(), &config.fuse).await {
-        Ok(mounted) => (mounted, attend(&config, &agent, http_addr, &mut door, &stop, ready).await),
+        Ok(mounted) => (mounted, attend(&config, &agent, (http_addr, s3_addr), &mut door, &stop, ready).await),
         Err(e) => (None, Err(e)),
     };
 
@@ -135,15 +151,16 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
 async fn attend(
     config: &Config,
     agent: &Agent,
-    http: SocketAddr,
+    (http, s3): (SocketAddr, Option<SocketAddr>),
     door: &mut tokio::task::JoinHandle<Result<()>>,
     stop: &CancellationToken,
     ready: impl FnOnce(Bound),
 ) -> Result<()> {
-    let bound = Bound { http, quic: quic_addr(agent)? };
+    let bound = Bound { http, quic: quic_addr(agent)?, s3 };
     let _file = AddressFile::write(&config.data_dir, bound)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), http = %bound.http, quic = %bound.quic,
+        s3 = bound.s3.map(tracing::field::display),
         data_dir = %config.data_dir.display(), "ready"
     );
     notify(&[sd_notify::NotifyState::Ready]);
@@ -296,6 +313,7 @@ mod tests {
     const BOUND: Bound = Bound {
         http: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1),
         quic: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2),
+        s3: None,
     };
 
     #[test]

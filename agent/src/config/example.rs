@@ -30,6 +30,18 @@ idle_timeout = "30s"
 # How long answers under way may go on at a stop; less than shutdown_deadline.
 drain_timeout = "10s"
 
+# The S3 door: mounts and buckets for everything that speaks S3; closed unless it has an address.
+[s3]
+#listen = "127.0.0.1:7582"
+# What callers sign with, and a file with its secret, mode 0600. Without them nobody needs to sign, and nothing
+# can be written. Required off loopback.
+#access_key_id = "emberline"
+#secret_key_file = "/etc/emberline/s3.secret"
+# Buckets may be addressed as bucket.domain, besides bucket.localhost; without a port.
+#domain = "s3.example.com"
+# Connections served at a time; more are told to come back later.
+max_connections = 1024
+
 [log]
 # "text" or "json", to standard error.
 format = "text"

@@ -2,3 +2,5 @@
 
 pub mod fuse;
 pub mod http;
+mod listener;
+pub mod s3;

@@ -62,10 +62,11 @@ pub struct FileBody {
     ready: Bytes,
     coming: Option<JoinHandle<io::Result<Bytes>>>,
     window_bytes: u64,
+    door: metrics::Door,
 }
 
 impl FileBody {
-    /// The `segments` in order. File ranges must lie within the file.
+    /// The `segments` in order, counted as leaving by the HTTP door. File ranges must lie within the file.
     pub fn new(file: OpenedFile, segments: impl IntoIterator<Item = Segment>) -> Self {
         let segments: VecDeque<_> = segments.into_iter().collect();
         let unsent_bytes = bytes_of(&segments);
@@ -76,7 +77,13 @@ impl FileBody {
             ready: Bytes::new(),
             coming: None,
             window_bytes: FIRST_WINDOW_BYTES,
+            door: metrics::Door::Http,
         }
+    }
+
+    /// The same, counted as leaving by `door`.
+    pub fn through(self, door: metrics::Door) -> Self {
+        Self { door, ..self }
     }
 
     /// Bytes still to be sent; the length of the body before it was polled.
@@ -127,7 +134,7 @@ impl Body for FileBody {
                 let piece_bytes = self.ready.len().min(PIECE_BYTES);
                 let piece = self.ready.split_to(piece_bytes);
                 self.unsent_bytes -= piece.len() as u64;
-                metrics::served_bytes(metrics::Door::Http, piece.len() as u64);
+                metrics::served_bytes(self.door, piece.len() as u64);
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if let Some(coming) = &mut self.coming {

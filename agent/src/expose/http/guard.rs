@@ -69,21 +69,34 @@ impl Guard {
                 None => Err(unauthorized("this agent wants a token")),
             },
             Rule::LocalNames(names) => {
-                let authority = request.uri().authority().map(|authority| Ok(authority.clone()));
-                let host = authority.or_else(|| request.headers().get(header::HOST).map(parse_authority));
-                match host {
-                    Some(Ok(host)) if is_ours(host.host(), names, |_| true) => {}
-                    // Only HTTP/1.0 has no host, and no browser speaks that.
-                    None if request.version() <= axum::http::Version::HTTP_10 => {}
-                    Some(_) | None => return Err(misdirected("Host")),
-                }
-                match request.headers().get(header::ORIGIN).map(origin_host) {
-                    None => Ok(()),
-                    Some(Some(origin)) if is_ours(origin.host(), names, is_loopback) => Ok(()),
-                    Some(_) => Err(misdirected("Origin")),
-                }
+                let is_named = |host: &str| names.iter().any(|name| name.eq_ignore_ascii_case(host));
+                check_local(request, is_named).map_err(misdirected)
             }
         }
+    }
+}
+
+/// Whether a request without a token means this machine: by address, as `localhost`, or by what `is_named`
+/// knows.
+///
+/// # Errors
+/// The header that says otherwise.
+pub(in crate::expose) fn check_local<B>(
+    request: &http::Request<B>,
+    is_named: impl Fn(&str) -> bool,
+) -> Result<(), &'static str> {
+    let authority = request.uri().authority().map(|authority| Ok(authority.clone()));
+    let host = authority.or_else(|| request.headers().get(header::HOST).map(parse_authority));
+    match host {
+        Some(Ok(host)) if is_ours(host.host(), &is_named, |_| true) => {}
+        // Only HTTP/1.0 has no host, and no browser speaks that.
+        None if request.version() <= axum::http::Version::HTTP_10 => {}
+        Some(_) | None => return Err("Host"),
+    }
+    match request.headers().get(header::ORIGIN).map(origin_host) {
+        None => Ok(()),
+        Some(Some(origin)) if is_ours(origin.host(), &is_named, is_loopback) => Ok(()),
+        Some(_) => Err("Origin"),
     }
 }
 
@@ -126,13 +139,13 @@ fn origin_host(value: &HeaderValue) -> Option<Authority> {
 /// Whether a host is this machine's by definition, by configuration, or an address that `allowed`
 /// lets pass. An address in `Host` cannot have been rebound; a page's own address in `Origin` can be
 /// anybody's.
-fn is_ours(host: &str, names: &[String], allowed: impl FnOnce(IpAddr) -> bool) -> bool {
+fn is_ours(host: &str, is_named: impl Fn(&str) -> bool, allowed: impl FnOnce(IpAddr) -> bool) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.to_ascii_lowercase().ends_with(".localhost")
         || bare.parse().is_ok_and(allowed)
-        || names.iter().any(|name| name.eq_ignore_ascii_case(host))
+        || is_named(host)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -24,7 +24,7 @@ const PIECE_BYTES: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A response body made of pieces of one file, read as they come.
-pub(super) struct LazyBody {
+pub(in crate::expose) struct LazyBody {
     file: LazyFile,
     segments: VecDeque<Segment>,
     unsent_bytes: u64,
@@ -36,7 +36,7 @@ pub(super) struct LazyBody {
 
 impl LazyBody {
     /// The `segments` in order. File ranges must lie within the file.
-    pub(super) fn new(
+    pub(in crate::expose) fn new(
         file: LazyFile,
         segments: impl IntoIterator<Item = Segment>,
         begun: Option<Bytes>,
@@ -60,7 +60,7 @@ impl LazyBody {
             self.segments.pop_front();
         }
         self.unsent_bytes -= piece.len() as u64;
-        metrics::served_bytes(metrics::Door::Http, piece.len() as u64);
+        metrics::served_bytes(self.file.caller().door, piece.len() as u64);
         Ok(Frame::data(piece))
     }
 }
@@ -102,7 +102,7 @@ impl Body for LazyBody {
             }
             if let Some(sealed) = self.file.sealed() {
                 let rest = std::mem::take(&mut self.segments);
-                self.sealed = Some(FileBody::new(sealed, rest));
+                self.sealed = Some(FileBody::new(sealed, rest).through(self.file.caller().door));
                 continue;
             }
             let file = self.file.clone();

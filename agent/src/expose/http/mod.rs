@@ -15,7 +15,7 @@ pub mod files;
 mod fs;
 pub mod guard;
 mod jobs;
-mod lazy_body;
+pub(super) mod lazy_body;
 mod observe;
 mod problem;
 pub mod ranges;
@@ -66,6 +66,11 @@ impl AgentSlot {
     /// Lets requests through to `agent`. The first call counts.
     pub fn fill(&self, agent: Agent) {
         let _ = self.0.set(agent);
+    }
+
+    /// The agent, once it has started.
+    pub(super) fn get(&self) -> Option<&Agent> {
+        self.0.get()
     }
 }
 
