@@ -24,13 +24,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::s3::credentials_are_missing;
 pub use self::{
     fuse::FuseConfig,
     s3::S3DoorConfig,
     size::parse_size,
     sources::{ConfigSources, Flag},
 };
-pub(crate) use self::s3::credentials_are_missing;
 pub use crate::prices::Prices;
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},

@@ -89,6 +89,7 @@ pub struct AgentProcess {
 struct Bound {
     http: SocketAddr,
     quic: SocketAddr,
+    s3: Option<SocketAddr>,
     pid: u32,
 }
 
@@ -118,6 +119,11 @@ impl AgentProcess {
     /// Where it listens for HTTP.
     pub fn http(&self) -> SocketAddr {
         self.bound.http
+    }
+
+    /// Where it listens for S3, if its configuration says so.
+    pub fn s3(&self) -> Option<SocketAddr> {
+        self.bound.s3
     }
 
     /// Its name.

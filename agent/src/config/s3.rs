@@ -44,7 +44,9 @@ impl S3DoorConfig {
                         && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b',')
                 };
                 if !is_key(key) {
-                    return invalid("s3.access_key_id must be 3 to 128 letters, digits and signs, without / and ,");
+                    return invalid(
+                        "s3.access_key_id must be 3 to 128 letters, digits and signs, without / and ,",
+                    );
                 }
                 let secret = read_private(file, "S3 secret key")?;
                 let secret = secret.trim();
@@ -73,12 +75,16 @@ impl S3DoorConfig {
                     !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 });
             if !is_name || domain.parse::<std::net::IpAddr>().is_ok() {
-                return invalid(format!("s3.domain {domain:?} is no host name; it is written without a port"));
+                return invalid(format!(
+                    "s3.domain {domain:?} is no host name; it is written without a port"
+                ));
             }
         }
         let credentials = self.credentials()?;
         match self.listen {
-            Some(listen) if credentials.is_none() && !is_loopback(listen) => Err(credentials_are_missing(listen)),
+            Some(listen) if credentials.is_none() && !is_loopback(listen) => {
+                Err(credentials_are_missing(listen))
+            }
             Some(_) | None => Ok(()),
         }
     }

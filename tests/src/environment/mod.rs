@@ -17,7 +17,10 @@ mod server;
 use std::path::PathBuf;
 
 pub use azure::Azurite;
-pub use cache::{SAFETENSORS_VERSION, checkers, node_modules, python, run_python, run_tensors_python};
+pub use cache::{
+    SAFETENSORS_VERSION, checkers, node_modules, python, run_python, run_python_in, run_tensors_python,
+    s3_clients, s3fs,
+};
 pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;
 pub use hub::{Hub, HubFile, HubRequest, HubSettings};

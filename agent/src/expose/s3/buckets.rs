@@ -63,7 +63,9 @@ impl Buckets {
             format!("/s3/{bucket}")
         };
         let path = is_part.then(|| path.parse()).and_then(Result::ok);
-        path.ok_or_else(|| said(S3ErrorCode::InvalidBucketName, format!("no bucket can be called {bucket:?}")))
+        path.ok_or_else(|| {
+            said(S3ErrorCode::InvalidBucketName, format!("no bucket can be called {bucket:?}"))
+        })
     }
 
     /// Where an object is.
@@ -73,7 +75,10 @@ impl Buckets {
     pub(super) fn object(&self, bucket: &str, key: &str) -> S3Result<NamespacePath> {
         let path = self.path(bucket)?;
         if key.ends_with('/') || key.starts_with('/') {
-            return Err(said(S3ErrorCode::NoSuchKey, format!("{key:?} is a directory at most, not an object")));
+            return Err(said(
+                S3ErrorCode::NoSuchKey,
+                format!("{key:?} is a directory at most, not an object"),
+            ));
         }
         path.join(key).map_err(|e| said(S3ErrorCode::NoSuchKey, e.to_string()))
     }

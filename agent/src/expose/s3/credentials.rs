@@ -89,7 +89,8 @@ mod tests {
             ("/b/?prefix=Signature", "/b/?prefix=Signature"),
             ("/b/k", "/b/k"),
         ] {
-            let mut request = http::Request::builder().uri(before).header("authorization", "AWS4").body(()).unwrap();
+            let mut request =
+                http::Request::builder().uri(before).header("authorization", "AWS4").body(()).unwrap();
             unsign(&mut request);
             assert_eq!(request.uri().to_string(), after);
             assert!(request.headers().is_empty());

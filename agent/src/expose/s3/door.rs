@@ -168,7 +168,9 @@ impl Requests {
                 tracing::warn!(error = ?e, "S3 request could not be answered");
                 refused(S3Error::new(S3ErrorCode::InternalError))
             }
-            Ok(Err(_)) => refused(said(S3ErrorCode::InternalError, "the agent made a mistake answering this")),
+            Ok(Err(_)) => {
+                refused(said(S3ErrorCode::InternalError, "the agent made a mistake answering this"))
+            }
             Err(_) => {
                 let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
                 refused(told(&Error::new(ErrorKind::Timeout, text)))

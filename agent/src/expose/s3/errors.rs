@@ -24,7 +24,10 @@ fn with_code(e: &Error, code: &'static str) -> S3Error {
         Some(advice) => format!("{message}; {advice}"),
         None => message,
     };
-    let mut told = S3Error::with_message(S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError), message);
+    let mut told = S3Error::with_message(
+        S3ErrorCode::from_bytes(code.as_bytes()).unwrap_or(S3ErrorCode::InternalError),
+        message,
+    );
     if let Ok(status) = StatusCode::from_u16(error::http_status(e.kind())) {
         told.set_status_code(status);
     }

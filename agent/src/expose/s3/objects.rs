@@ -17,8 +17,8 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, route::S3
 use tokio::time::Instant;
 
 use super::{
-    door::Inner,
     credentials::require,
+    door::Inner,
     errors::{said, told},
     listing::told_date,
 };
@@ -205,7 +205,8 @@ impl Asked {
                 other => {
                     let known = OVERRIDES.iter().find(|(query, _)| *query == other);
                     if let Some((_, header)) = known {
-                        let wrong = |_| said(S3ErrorCode::InvalidArgument, format!("{other} is no header value"));
+                        let wrong =
+                            |_| said(S3ErrorCode::InvalidArgument, format!("{other} is no header value"));
                         asked.overrides.insert(header, HeaderValue::try_from(value).map_err(wrong)?);
                     }
                 }
@@ -221,7 +222,10 @@ impl Asked {
     fn check_version(&self, entry: &FileEntry) -> S3Result<()> {
         match &self.version {
             Some(version) if version != "null" && entry.version.object_version.as_ref() != Some(version) => {
-                Err(said(S3ErrorCode::NoSuchVersion, "only the newest version of an object is read through here"))
+                Err(said(
+                    S3ErrorCode::NoSuchVersion,
+                    "only the newest version of an object is read through here",
+                ))
             }
             Some(_) | None => Ok(()),
         }
@@ -235,7 +239,8 @@ impl Asked {
         // S3 takes ranges in HEAD as well.
         let decision = match ranges::decide(&Method::GET, &self.conditions, &validators) {
             Decision::Whole if self.part_number.is_some_and(|number| number > 1) => {
-                let mut error = said(S3ErrorCode::Custom("InvalidPartNumber".into()), "the object is one part");
+                let mut error =
+                    said(S3ErrorCode::Custom("InvalidPartNumber".into()), "the object is one part");
                 error.set_status_code(StatusCode::RANGE_NOT_SATISFIABLE);
                 return Err(error);
             }

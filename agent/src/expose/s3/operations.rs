@@ -99,7 +99,8 @@ impl S3 for Operations {
         &self,
         request: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
-        let ListObjectsInput { bucket, prefix, delimiter, max_keys, encoding_type, marker, .. } = request.input;
+        let ListObjectsInput { bucket, prefix, delimiter, max_keys, encoding_type, marker, .. } =
+            request.input;
         let wanted = Wanted::new(prefix, delimiter.as_deref(), max_keys, encoding_type.as_ref())?;
         let page = self.page(&bucket, &wanted, marker.as_deref()).await?;
         Ok(S3Response::new(ListObjectsOutput {
