@@ -116,7 +116,8 @@ async fn s3cmd_gets_and_lists() {
         .await;
     let listed = stack.run(s3cmd(&["ls", "s3://zoo/"])).await;
     assert!(listed.contains("s3://zoo/data/") && listed.contains("s3://zoo/llama/"), "{listed}");
-    assert!(stack.run(s3cmd(&["ls"])).await.contains("s3://zoo"));
+    // By itself it signs this one request for a region called US, which s3s takes for none.
+    assert!(stack.run(s3cmd(&["--region=us-east-1", "ls"])).await.contains("s3://zoo"));
     let version = stack.run(installed("s3cmd", &["--version"])).await;
     passed("s3cmd", version.trim().trim_start_matches("s3cmd version "), "get, ls").await;
 }

@@ -158,23 +158,15 @@ impl Stack {
 
     /// Runs a program with [`variables`](Self::variables); its standard output.
     pub(crate) async fn run(&self, mut command: Command) -> String {
-        command.envs(self.variables()).current_dir(self.dir.path()).stdin(std::process::Stdio::null());
+        // What trusts other authorities than the system's is for other servers.
+        command.env_remove("AWS_CA_BUNDLE").envs(self.variables());
+        command.current_dir(self.dir.path()).stdin(std::process::Stdio::null());
         let shown = format!("{command:?}");
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("not cancelled");
         let output = output.unwrap_or_else(|e| panic!("{shown}: {e}"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{shown}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
         text
-    }
-
-    /// Runs a program that must fail; what it says.
-    pub(crate) async fn run_failing(&self, mut command: Command) -> String {
-        command.envs(self.variables()).current_dir(self.dir.path()).stdin(std::process::Stdio::null());
-        let shown = format!("{command:?}");
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("not cancelled");
-        let output = output.unwrap_or_else(|e| panic!("{shown}: {e}"));
-        assert!(!output.status.success(), "{shown} did not fail");
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// A series of the agent's metrics; nothing is zero.
@@ -209,15 +201,12 @@ impl Stack {
         let waited = self.metric("emberline_reads_total{door=\"s3\",found=\"waited\"}").await;
         assert!(waited > 0.0, "the client read nothing that was still on its way");
         self.model_is_here().await;
-        let (before, served) = (self.origin_bytes().await, self.served().await);
+        let (before, served) = (self.relay.delivered(), self.served().await);
         let second = read().await;
         assert_eq!(second.trim(), digest, "{key} when it is here");
-        assert_eq!(self.origin_bytes().await, before, "what is here was fetched again");
+        // Listings and heads may be asked for again.
+        assert!(self.relay.delivered() - before < 256 << 10, "what is here was fetched again");
         assert!(self.served().await - served >= self.shard_bytes() as f64, "the bytes came past the door");
-    }
-
-    async fn origin_bytes(&self) -> f64 {
-        self.metric("emberline_origin_bytes_total").await
     }
 
     async fn served(&self) -> f64 {
