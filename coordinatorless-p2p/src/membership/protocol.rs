@@ -18,7 +18,7 @@ use rand_foca::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::time::Instant;
 
 use super::{
-    MemberState, MemberView, MembershipConfig,
+    MemberState, MemberView, MembershipConfig, Moment,
     effects::{Due, Effects},
     wire::{self, Gossip, Name, Policy, UNKNOWN},
 };
@@ -143,14 +143,14 @@ impl Core {
     /// members. Nothing was changed then.
     pub(super) fn receive(
         &mut self,
-        now: Instant,
-        now_ms: u64,
+        moment: Moment,
         from: NodeId,
         datagram: &[u8],
         effects: &mut Effects,
     ) -> Result<()> {
+        let Moment { at: now, epoch_ms } = moment;
         let mut gossip = Gossip::decode(datagram)?;
-        self.check_header(&gossip, now_ms, from)?;
+        self.check_header(&gossip, epoch_ms, from)?;
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
@@ -160,22 +160,23 @@ impl Core {
         let just_back = self.came_back.is_some_and(|at| now.saturating_duration_since(at) < REST);
         let before = self.me().generation;
         if !just_back {
-            self.outbid(&gossip, now, now_ms, effects)?;
+            self.outbid(&gossip, moment, effects)?;
         }
         self.heard.insert(from, now);
         self.contested.remove(&from);
         if just_back && gossip.header.message == Message::TurnUndead {
             return Ok(());
         }
-        self.sift(&mut gossip.updates, from, now, now_ms);
+        self.sift(&mut gossip.updates, from, moment);
         if just_back {
             let own = self.me().id;
             gossip.updates.retain(|u| u.id().0.id != own || u.state() != State::Down);
         }
         let body = gossip.encode_body()?;
-        let handled = self.foca.handle_data(&body, &mut *effects);
+        let mut handled = self.foca.handle_data(&body, &mut *effects);
         if self.me().generation != before {
             self.came_back = Some(now);
+            handled = handled.and(self.resume(effects));
         }
         self.take_timers(now, effects);
         handled.map_err(|e| {
@@ -184,7 +185,7 @@ impl Core {
     }
 
     /// Keeps what may be believed of somebody's words about members.
-    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, now: Instant, now_ms: u64) {
+    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, moment: Moment) {
         let mut known: usize = self.foca.iter_membership_state().len();
         updates.retain(|update| {
             let node = &update.id().0;
@@ -192,14 +193,14 @@ impl Core {
                 // Of other descriptions of ourselves nobody should hear again; `outbid` took note.
                 return node == self.me();
             }
-            if self.policy.check(node, now_ms).is_err() {
+            if self.policy.check(node, moment.epoch_ms).is_err() {
                 return false;
             }
             if !self.knows(node.id) {
                 known += 1;
                 return known <= self.config.max_members;
             }
-            !self.contest(now, from, update)
+            !self.contest(moment.at, from, update)
         });
     }
 
@@ -218,7 +219,7 @@ impl Core {
         }
     }
 
-    fn check_header(&self, gossip: &Gossip, now_ms: u64, from: NodeId) -> Result<()> {
+    fn check_header(&self, gossip: &Gossip, epoch_ms: u64, from: NodeId) -> Result<()> {
         let (src, dst) = (&gossip.header.src.0, &gossip.header.dst.0);
         if src.id != from {
             return Err(Error::new(
@@ -228,7 +229,7 @@ impl Core {
         }
         // Of itself a node may say a little more than others may say of it, or a clock that differs
         // from ours would keep it from outbidding them.
-        self.policy.check(src, now_ms.saturating_add(MAX_SKEW_MS))?;
+        self.policy.check(src, epoch_ms.saturating_add(MAX_SKEW_MS))?;
         if dst.id != self.me().id && dst.id != UNKNOWN {
             return Err(Error::new(ErrorKind::Invalid, format!("gossip for node {} came here", dst.id)));
         }
@@ -273,9 +274,9 @@ impl Core {
 
     /// Describes us anew when somebody has a description of us that is newer than ours: from before
     /// a restart, or forged.
-    fn outbid(&mut self, gossip: &Gossip, now: Instant, now_ms: u64, effects: &mut Effects) -> Result<()> {
+    fn outbid(&mut self, gossip: &Gossip, moment: Moment, effects: &mut Effects) -> Result<()> {
         // What others would not believe need not be outbid, nor would they believe what outbids it.
-        let horizon = now_ms.saturating_add(wire::MAX_AHEAD_MS);
+        let horizon = moment.epoch_ms.saturating_add(wire::MAX_AHEAD_MS);
         let me = self.me();
         let newest = gossip
             .updates
@@ -288,7 +289,7 @@ impl Core {
         match newest {
             // Of two that are dated alike the other one may have won.
             Some(generation) if generation >= me.generation => {
-                self.update(now, |node| node.generation = generation, effects)
+                self.update(moment, |node| node.generation = generation, effects)
             }
             _ => Ok(()),
         }
@@ -300,7 +301,7 @@ impl Core {
     /// `Invalid` when the description cannot be sent.
     pub(super) fn update(
         &mut self,
-        now: Instant,
+        moment: Moment,
         change: impl FnOnce(&mut Node),
         effects: &mut Effects,
     ) -> Result<()> {
@@ -308,16 +309,22 @@ impl Core {
         let mut node = before.clone();
         change(&mut node);
         node.id = before.id;
-        node.generation = super::next_generation(before.generation.max(node.generation));
+        node.generation = before.generation.max(node.generation).saturating_add(1).max(moment.epoch_ms);
         self.policy.check(&node, u64::MAX)?;
         effects.changed = true;
         let changed = self.foca.change_identity(Name(node), &mut *effects);
-        // Changing stops the probes until the next datagram comes; with none coming there would be none.
-        let resumed = changed.and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut *effects));
-        self.take_timers(now, effects);
+        let resumed = changed.and_then(|()| self.resume(effects));
+        self.take_timers(moment.at, effects);
         resumed.map_err(|e| {
             Error::with_source(ErrorKind::Invalid, "this node's new description cannot be spread", e)
         })
+    }
+
+    /// Starts probing again. A new description of ourselves, also the one with which foca answers to being
+    /// declared down, stops the probes until the next datagram comes; where the others have us at a wrong
+    /// address or take us for dead, none ever does.
+    fn resume(&mut self, effects: &mut Effects) -> std::result::Result<(), foca::Error> {
+        self.foca.apply_many(std::iter::empty(), false, &mut *effects)
     }
 
     /// Does what is due. To be called after the datagrams that are here have been taken.
