@@ -50,25 +50,21 @@ impl Swarm {
     }
 
     pub(super) fn has_place(&self, neighbour: &super::Neighbour) -> bool {
-        let mean = self.mean_chunk_bytes();
+        let mean = self.usual_bytes;
         let pipe = neighbour.rate * (neighbour.round_trip + TURNAROUND).as_secs_f64();
         let budget = f64::from(self.config.requests_per_holder) * mean + pipe;
         neighbour.asked.is_empty() || (neighbour.asked_bytes as f64) + mean / 2.0 < budget
     }
 
-    fn mean_chunk_bytes(&self) -> f64 {
-        // Chunks are at most a few times larger than this; it only scales the budget.
-        let longest = self.spec.chunk_bytes.iter().take(64).copied().max().unwrap_or(1);
-        f64::from(longest.max(64 << 10))
-    }
-
     fn draw_for(&mut self, now: Now, peer: NodeId) -> Option<u32> {
         let stuck = self.stuck_after();
-        let Self { neighbours, chunks, wanted, held, spans, span_of, rng, .. } = self;
+        let Self { neighbours, chunks, wanted, held, spans, span_of, ranking, rng, .. } = self;
         let neighbour = neighbours.get_mut(&peer)?;
+        let is_near = neighbour.same_zone;
+        let brings = |c: u32| is_near || chunks[c as usize].near == 0 && ranking.brings(span_of[c as usize]);
         neighbour.draw(
             rng,
-            |c| held.contains(c) || !wanted.contains(c),
+            |c| held.contains(c) || !wanted.contains(c) || !brings(c),
             |c| {
                 let chunk = chunks[c as usize];
                 let coming = spans[span_of[c as usize] as usize].is_coming(c, now, stuck);

@@ -21,34 +21,8 @@ use crate::{
     wire::{self, Word},
 };
 
-/// Participants known directly; above that, successors and random ones.
-const NEIGHBOURS_DIRECT: usize = 32;
-const NEIGHBOURS_SUCCESSORS: usize = 12;
-const NEIGHBOURS_RANDOM: usize = 12;
-
 impl Driver {
-    /// Speaks to participants it does not speak to yet, within the limits of a neighbourhood.
-    pub(super) fn meet(&mut self, ids: &[NodeId]) {
-        let me = self.shared.transport.id();
-        let mut chosen: Vec<NodeId> = ids.iter().copied().filter(|id| *id != me).collect();
-        if chosen.len() > NEIGHBOURS_DIRECT {
-            chosen.sort_unstable();
-            let at = chosen.partition_point(|id| *id < me);
-            chosen.rotate_left(at);
-            let mut rest = chosen.split_off(NEIGHBOURS_SUCCESSORS);
-            let places = (NEIGHBOURS_SUCCESSORS + NEIGHBOURS_RANDOM)
-                .saturating_sub(self.speakers.len().max(chosen.len()));
-            use rand::seq::SliceRandom;
-            rest.shuffle(&mut rand::rng());
-            chosen.extend(rest.into_iter().take(places));
-        }
-        for id in chosen {
-            if !self.speakers.contains_key(&id) {
-                self.speak_to(id);
-            }
-        }
-    }
-
+    /// Speaks to a participant, instead of what was said to it so far.
     pub(super) fn speak_to(&mut self, id: NodeId) {
         let Some(peer) = self.shared.peer(id) else { return };
         let Ok(first) = self.greeting() else { return };
@@ -85,6 +59,8 @@ impl Driver {
         let Talker { id: from, talk, version } = from;
         let now = self.now();
         match word {
+            // Whoever is not admitted hears nothing from here and looks further.
+            Word::Hello { .. } if !self.swarm.admits(from) => {}
             Word::Hello { held, wanted, reads_origin } => {
                 self.listeners.insert(from, talk);
                 self.versions.insert(from, version);
