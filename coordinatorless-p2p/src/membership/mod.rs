@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{effects::Effects, protocol::Core};
+pub use self::{effects::Effects, protocol::Core};
 use crate::{
     error::{Error, ErrorKind, Result},
     node::{Node, NodeId},
@@ -162,9 +162,11 @@ enum Command {
 /// One moment on the two clocks that the protocol is told: the one that never jumps, for waiting, and the
 /// calendar's, for dating descriptions.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
-    at: Instant,
-    epoch_ms: u64,
+pub struct Moment {
+    /// The one that never jumps.
+    pub at: Instant,
+    /// Milliseconds since the epoch.
+    pub epoch_ms: u64,
 }
 
 impl Moment {
