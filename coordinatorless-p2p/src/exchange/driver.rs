@@ -317,6 +317,7 @@ impl Driver {
                         self.speak_to(peer);
                     }
                 }
+                Output::Part { peer } => self.part(peer),
                 Output::Request { peer, index } => self.request(peer, index),
                 Output::Cancel { peer, index } => {
                     if let Some(abort) = self.requests.remove(&(peer, index)) {

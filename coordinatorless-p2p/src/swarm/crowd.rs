@@ -23,16 +23,19 @@ use crate::{
 
 /// Participants that know each other directly.
 pub const DIRECT: usize = 32;
-/// Neighbours beyond that which follow on the ring of ids.
-pub const SUCCESSORS: usize = 12;
-/// Neighbours beyond that which are drawn at random.
-pub const DRAWN: usize = 12;
+/// Neighbours that a member of a crowd seeks and that follow on the ring of ids. As many again seek it.
+pub const SUCCESSORS: usize = 6;
+/// Neighbours that it seeks and that are drawn at random.
+pub const DRAWN: usize = 6;
 /// Readers of a crowd, all zones together.
 const READERS: usize = 32;
 /// Readers of each zone at least.
 const READERS_OF_ZONE_MIN: usize = 4;
-/// Neighbours taken on by a member of a crowd; whoever else wants to be one is to look further.
-const ADMITTED_MAX: usize = 56;
+/// Neighbours of a member of a crowd, beside readers of each other; whoever else wants to be one is to look
+/// further.
+const ADMITTED_MAX: usize = 40;
+/// So many are kept when there turn out to be more.
+const KEPT: usize = 2 * (SUCCESSORS + DRAWN);
 /// A participant that no home named for this long does not count: several rounds of asking.
 const NAMED_FOR: Duration = Duration::from_secs(16);
 
@@ -106,6 +109,7 @@ impl Swarm {
         named.retain(|_, at| now < *at + NAMED_FOR);
         self.look_around();
         let chosen = self.neighbours_to_be();
+        self.thin_out(&chosen);
         for &peer in chosen.iter().filter(|id| !self.neighbours.contains_key(id)) {
             self.out.push_back(Output::Greet { peer });
         }
@@ -151,11 +155,11 @@ impl Swarm {
         chosen.rotate_left(at);
         let mut rest = chosen.split_off(SUCCESSORS.min(chosen.len()));
         let near = self.neighbours.values().filter(|n| n.same_zone).count();
-        let places = (SUCCESSORS + DRAWN).saturating_sub(near.max(chosen.len()));
-        // By lot, but the same lots each time, so that asking again does not add neighbours.
-        let own = RendezvousKey::part(&self.spec.id.0, 0);
-        let lot = rendezvous_score(me, own);
-        rest.sort_by_cached_key(|id| rendezvous_score(*id, RendezvousKey(lot, 0)));
+        // At first as many as seek this one; later as many as are missing, for who has half of the neighbours
+        // gets half of the rate.
+        let sought = if self.met.is_none() { SUCCESSORS + DRAWN } else { KEPT };
+        let places = sought.saturating_sub(near.max(chosen.len()));
+        rest.sort_by_cached_key(|id| self.lot(*id));
         rest.retain(|id| !self.neighbours.contains_key(id));
         chosen.extend(rest.into_iter().take(places));
         if self.crowd.is_reader(me) {
@@ -166,12 +170,38 @@ impl Swarm {
         chosen
     }
 
-    /// Whether somebody who wants to be a neighbour may be one.
+    /// By lot, but the same lots each time, so that asking again does not change neighbours.
+    fn lot(&self, id: NodeId) -> u64 {
+        let own = rendezvous_score(self.me, RendezvousKey::part(&self.spec.id.0, 0));
+        rendezvous_score(id, RendezvousKey(own, 0))
+    }
+
+    /// Parts with neighbours that a crowd has too many of: those who were first know almost everybody.
+    fn thin_out(&mut self, chosen: &[NodeId]) {
+        let reads = self.crowd.is_reader(self.me);
+        let spare = |id: &NodeId| !chosen.contains(id) && !(reads && self.crowd.is_reader(*id));
+        let mut spare: Vec<NodeId> = self.neighbours.keys().copied().filter(spare).collect();
+        let readers =
+            if reads { self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count() } else { 0 };
+        let others = self.neighbours.len() - readers;
+        if !self.crowd.is_large() || others <= ADMITTED_MAX {
+            return;
+        }
+        spare.sort_by_cached_key(|id| self.lot(*id));
+        for peer in spare.into_iter().take(others - KEPT) {
+            self.peer_left(peer);
+            self.out.push_back(Output::Part { peer });
+        }
+    }
+
+    /// Whether somebody who wants to be a neighbour may be one; else it is to be told that it is none.
     pub fn admits(&self, peer: NodeId) -> bool {
-        !self.crowd.is_large()
-            || self.neighbours.contains_key(&peer)
-            || self.neighbours.len() < ADMITTED_MAX
-            || self.crowd.is_reader(self.me) && self.crowd.is_reader(peer)
+        let reads = self.crowd.is_reader(self.me);
+        let counts = |id: &&NodeId| !(self.crowd.is_large() && reads && self.crowd.is_reader(**id));
+        // More than know each other directly make a crowd, also before a home has said so.
+        self.neighbours.contains_key(&peer)
+            || self.crowd.is_large() && reads && self.crowd.is_reader(peer)
+            || self.neighbours.keys().filter(counts).count() < ADMITTED_MAX
     }
 
     /// Whether this node is to read the origin: everybody where all know each other, the readers of a

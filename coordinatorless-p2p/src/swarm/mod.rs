@@ -357,6 +357,17 @@ impl Swarm {
         self.spans.iter().enumerate().filter(|(_, s)| s.mine.is_some()).map(|(i, _)| i as u32)
     }
 
+    /// Memory that this state takes, about.
+    pub fn state_bytes(&self) -> usize {
+        let neighbours: usize = self.neighbours.values().map(Neighbour::state_bytes).sum();
+        size_of::<Self>()
+            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.span_of.capacity() * size_of::<u32>()
+            + self.spans.capacity() * size_of::<SpanState>()
+            + 2 * self.chunks.len() / 8
+            + neighbours
+    }
+
     /// Wanted bytes that no known neighbour holds and this node lacks.
     pub fn orphan_bytes(&self) -> u64 {
         let orphan = |c: &u32| !self.held.contains(*c) && self.chunks[*c as usize].holders == 0;

@@ -64,6 +64,14 @@ impl Neighbour {
         }
     }
 
+    pub(super) fn state_bytes(&self) -> usize {
+        let sets = 1 + usize::from(self.wanted.is_some());
+        size_of::<Self>()
+            + sets * self.held.universe() as usize / 8
+            + self.offers.capacity() * size_of::<u32>()
+            + self.asked.len() * size_of::<(u32, Asked)>()
+    }
+
     pub(super) fn offer(&mut self, index: u32) {
         if self.held.contains(index) {
             self.offers.push(index);

@@ -7,39 +7,83 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
-use super::{Now, Output, Swarm, peers::Asked};
+use super::{DRAWN, Now, Output, SUCCESSORS, Swarm, peers::Asked};
 use crate::node::NodeId;
 
 /// What passes, beside the round trip, between the last byte of a chunk and the next request: hashing,
 /// deciding, the holder's disk. Counts where links are fast.
 const TURNAROUND: Duration = Duration::from_millis(2);
 
+/// Requests of a member of a crowd under way at a time: as many for everybody, a few more than most have
+/// neighbours.
+const CROWD_REQUESTS: usize = 28;
+
 impl Swarm {
     /// Fills the free places of every holder.
     pub(super) fn ask_holders(&mut self, now: Now) {
         self.ask_urgent(now);
         self.ask_in_order(now);
+        let is_source = self.sources();
         let mut free: Vec<(bool, NodeId)> = self
             .neighbours
             .iter()
-            .filter(|(_, n)| n.rest_until <= now && self.has_place(n))
+            .filter(|(id, n)| n.rest_until <= now && self.has_place(n) && is_source(self, **id, n))
             .map(|(id, n)| (!n.same_zone, *id))
             .collect();
         free.shuffle(&mut self.rng);
         free.sort_by_key(|(far, _)| *far);
+        let mut out: usize = self.neighbours.values().map(|n| n.asked.len()).sum();
+        let out_max = if self.crowd.is_large() { CROWD_REQUESTS } else { usize::MAX };
         let mut again = true;
         while again {
             again = false;
             for &(_, peer) in &free {
-                if self.inflight_bytes >= self.inflight_most() {
+                if self.inflight_bytes >= self.inflight_most() || out >= out_max {
                     return;
                 }
                 if self.neighbours.get(&peer).is_some_and(|n| self.has_place(n))
                     && let Some(index) = self.draw_for(now, peer)
                 {
                     self.ask(now, peer, index);
+                    out += 1;
                     again = true;
                 }
+            }
+        }
+        if self.crowd.is_large() {
+            self.ask_twice(now, out_max.saturating_sub(out));
+        }
+    }
+
+    /// Which neighbours are asked at all. The readers of a crowd do not ask each other while others are there
+    /// to be asked: what they have just read is to go to those who do not know all readers.
+    fn sources(&self) -> fn(&Self, NodeId, &super::Neighbour) -> bool {
+        let is_other = |(id, n): &(&NodeId, &super::Neighbour)| n.same_zone && !self.crowd.is_reader(**id);
+        let reads_in_crowd = self.crowd.is_large() && self.crowd.is_reader(self.me);
+        if reads_in_crowd && self.neighbours.iter().filter(is_other).count() >= SUCCESSORS + DRAWN {
+            |swarm, id, n| !n.same_zone || !swarm.crowd.is_reader(id)
+        } else {
+            |_, _, _| true
+        }
+    }
+
+    /// In a crowd all holders are busy and each gives every asker its share: who has fewer neighbours than
+    /// others asks some of them for a second chunk, or it would be the last to finish.
+    fn ask_twice(&mut self, now: Now, more: usize) {
+        if more == 0 {
+            return;
+        }
+        let is_source = self.sources();
+        let has_one = |n: &super::Neighbour| n.same_zone && n.asked.len() == 1 && n.rest_until <= now;
+        let once = self.neighbours.iter().filter(|(id, n)| has_one(n) && is_source(self, **id, n));
+        let mut once: Vec<NodeId> = once.map(|(id, _)| *id).collect();
+        once.shuffle(&mut self.rng);
+        for peer in once.into_iter().take(more) {
+            if self.inflight_bytes >= self.inflight_most() {
+                return;
+            }
+            if let Some(index) = self.draw_for(now, peer) {
+                self.ask(now, peer, index);
             }
         }
     }

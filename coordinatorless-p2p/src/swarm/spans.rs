@@ -193,6 +193,11 @@ impl Swarm {
             None => true,
             // Where there may be a crowd, who reads is known when all who came at once have been named.
             Some(_) if self.members.len() > DIRECT && now < self.began + self.config.crowd_quiet => true,
+            // Of a crowd those who read must have spoken.
+            Some(_) if self.crowd.is_large() => {
+                let is_unmet = |id: NodeId| id != self.me && !self.neighbours.contains_key(&id);
+                self.crowd.is_reader(self.me) && self.crowd.readers().any(is_unmet)
+            }
             // One home knows of nobody; another, older one may.
             Some(expected) if expected.is_empty() => now < self.began + self.config.meeting_quiet,
             Some(expected) => {

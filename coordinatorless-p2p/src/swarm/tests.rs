@@ -251,7 +251,7 @@ impl World {
                 }
                 Output::Shun { peer, .. } => self.ledger.shunned.push((n, peer)),
                 Output::Complete => self.nodes[n].done_at = Some(self.now),
-                Output::Discard { .. } | Output::Greet { .. } => {}
+                Output::Discard { .. } | Output::Greet { .. } | Output::Part { .. } => {}
             }
         }
     }

@@ -169,6 +169,11 @@ pub enum Output {
         /// Who.
         peer: NodeId,
     },
+    /// Say farewell to this neighbour: it is none any more.
+    Part {
+        /// Who.
+        peer: NodeId,
+    },
     /// Ask a holder for a chunk.
     Request {
         /// Whom.
