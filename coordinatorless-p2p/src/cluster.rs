@@ -28,13 +28,13 @@ use crate::{
         inbox::{Control, EVENTS_MAX, Event, Join, Talker},
         read_frame, talk,
     },
-    meeting::{MeetingPlace, RENEW_EVERY},
+    meeting::{MEET_AGAIN, MEET_EVERY, MeetingPlace, RENEW_EVERY},
     membership::Membership,
-    node::NodeId,
+    node::{Node, NodeId},
     precedence::Rank,
     ring::Ring,
     seam::SpanSource,
-    swarm::SwarmSpec,
+    swarm::{DIRECT, Member, SwarmSpec},
     throttle::Throttle,
     transport::Incoming,
     turns::Turns,
@@ -48,10 +48,6 @@ pub use crate::embedding::{
 const MEET_SERVICE: u16 = 1;
 /// Homes of a key: successors on the ring.
 pub const HOMES: usize = 3;
-/// Participants named in one answer.
-const MET_MAX: usize = 96;
-/// How often a running swarm asks its homes who else is there.
-const MEET_EVERY: Duration = Duration::from_secs(5);
 
 struct Running {
     control: mpsc::UnboundedSender<Control>,
@@ -220,7 +216,7 @@ impl Cluster {
             }
             if let Ok(progress) = handle_there.await {
                 let cluster = self.clone();
-                self.inner.tasks.spawn(async move { cluster.meet(&[swarm], true).await });
+                self.inner.tasks.spawn(async move { cluster.join(swarm).await });
                 return Ok(SwarmHandle::new(swarm, ticket, control, progress, stored_here));
             }
         }
@@ -295,13 +291,9 @@ impl Cluster {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let driver = Driver::new(self.inner.shared.clone(), spec.clone(), inventory, events.clone());
         self.inner.tasks.spawn(driver.run(orders, inbox, self.inner.cancel.clone()));
-        let _ = control.send(Control::Members(self.member_ids()));
+        let _ = control.send(Control::Members(members_of(&self.membership().watch().borrow())));
         swarms.insert(spec.id, Running { control: control.clone(), events: events.clone() });
         Ok(Running { control, events })
-    }
-
-    fn member_ids(&self) -> Vec<NodeId> {
-        self.inner.shared.membership.watch().borrow().iter().map(|n| n.id).collect()
     }
 
     async fn accept(self) {
@@ -367,10 +359,30 @@ impl Cluster {
             ));
         }
         let now = self.inner.began.elapsed();
+        let zone = self.inner.shared.membership.lookup(from).map_or(0, |node| node.zone_key());
+        let who = Member { id: from, zone };
         let mut place = lock(&self.inner.meeting);
-        let participants =
-            meet.swarms.iter().map(|s| place.meet(now, from, *s, meet.joins, MET_MAX)).collect();
+        let participants = meet.swarms.iter().map(|s| place.meet(now, who, *s, meet.joins)).collect();
         encode(&Met { participants })
+    }
+
+    /// Announces a swarm that just began here. Where there may be a crowd that starts at once, those who
+    /// were first learn of the rest soon.
+    async fn join(&self, swarm: SwarmId) {
+        self.meet(&[swarm], true).await;
+        for wait in MEET_AGAIN {
+            if self.membership().watch().borrow().len() <= DIRECT {
+                return;
+            }
+            tokio::select! {
+                () = self.inner.cancel.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            if lock(&self.inner.swarms).get(&swarm).is_none_or(|running| running.control.is_closed()) {
+                return;
+            }
+            self.meet(&[swarm], true).await;
+        }
     }
 
     /// Tells the homes of `swarms` that this node takes part (or left) and passes on who else does,
@@ -438,8 +450,9 @@ impl Cluster {
                 lock(&self.inner.meeting).forget(*gone);
             }
             last.clone_from(&ids);
+            let alive = members_of(&nodes);
             for running in lock(&self.inner.swarms).values() {
-                let _ = running.control.send(Control::Members(ids.clone()));
+                let _ = running.control.send(Control::Members(alive.clone()));
             }
             // The homes may have changed with the members: tell the new ones what is here.
             let swarms = self.all_swarms();
@@ -499,6 +512,11 @@ impl Cluster {
         swarms.dedup();
         swarms
     }
+}
+
+/// The live nodes, sorted by id, as swarms see them.
+fn members_of(nodes: &[Node]) -> Arc<[Member]> {
+    nodes.iter().map(|node| Member { id: node.id, zone: node.zone_key() }).collect()
 }
 
 fn encode<T>(value: &T) -> Result<Bytes>

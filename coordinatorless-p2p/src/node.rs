@@ -92,4 +92,10 @@ impl Node {
     pub const MAX_LABEL_BYTES: usize = 64;
     /// The weight of an ordinary node.
     pub const WEIGHT: u16 = 100;
+
+    /// A number for the zone: equal for nodes of one zone.
+    pub fn zone_key(&self) -> u64 {
+        let hash = blake3::hash(self.zone.as_bytes());
+        u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
+    }
 }

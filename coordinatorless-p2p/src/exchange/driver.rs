@@ -198,16 +198,10 @@ impl Driver {
             Control::Ahead { ticket, chunks } => self.widen(ticket, chunks, Input::Ahead),
             Control::Order(chunks) => self.swarm.handle(self.now(), Input::Order(chunks)),
             Control::Matters(ticket, precedence) => self.wishes.matters(ticket, precedence),
-            Control::Participants(ids) => {
-                // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
-                if !self.wishes.is_empty() {
-                    self.meet(&ids);
-                }
-                let expected = ids.into_iter().filter(|id| self.speakers.contains_key(id)).collect();
-                self.swarm.handle(self.now(), Input::Met(expected));
-            }
+            Control::Participants(ids) => self.swarm.handle(self.now(), Input::Met(ids)),
             Control::Members(ids) => {
-                for id in self.listeners.keys().filter(|id| !ids.contains(id)).copied().collect::<Vec<_>>() {
+                let lives = |id: &NodeId| ids.binary_search_by_key(id, |member| member.id).is_ok();
+                for id in self.listeners.keys().filter(|id| !lives(id)).copied().collect::<Vec<_>>() {
                     self.forget(id);
                 }
                 self.swarm.handle(self.now(), Input::Members(ids));
@@ -317,6 +311,13 @@ impl Driver {
     fn act(&mut self) {
         while let Some(output) = self.swarm.poll() {
             match output {
+                // Who wants nothing waits to be spoken to, or two who have all would keep each other awake.
+                Output::Greet { peer } => {
+                    if !self.wishes.is_empty() && !self.speakers.contains_key(&peer) {
+                        self.speak_to(peer);
+                    }
+                }
+                Output::Part { peer } => self.part(peer),
                 Output::Request { peer, index } => self.request(peer, index),
                 Output::Cancel { peer, index } => {
                     if let Some(abort) = self.requests.remove(&(peer, index)) {

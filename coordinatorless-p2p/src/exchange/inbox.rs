@@ -14,6 +14,7 @@ use crate::{
     node::NodeId,
     precedence::Precedence,
     seam::SpanSource,
+    swarm::Member,
     wire::Word,
 };
 
@@ -32,7 +33,7 @@ pub(crate) enum Control {
     Order(Vec<u32>),
     Matters(Ticket, Precedence),
     Participants(Vec<NodeId>),
-    Members(Vec<NodeId>),
+    Members(Arc<[Member]>),
     End,
 }
 

@@ -9,14 +9,17 @@ use foca::{Notification, Timer};
 use tokio::time::Instant;
 
 use super::wire::{self, Name, UNKNOWN};
-use crate::transport::Peer;
+use crate::{node::NodeId, transport::Peer};
 
 /// What has to be done after an input.
 #[derive(Default)]
-pub(super) struct Effects {
-    pub(super) send: Vec<(Peer, Bytes)>,
+pub struct Effects {
+    /// Datagrams, and to whom.
+    pub send: Vec<(Peer, Bytes)>,
     /// Whether the list of members may be another one now.
-    pub(super) changed: bool,
+    pub changed: bool,
+    /// Who came (true) or went (false), in order.
+    pub turns: Vec<(NodeId, bool)>,
     pub(super) timers: Vec<(Timer<Name>, Duration)>,
 }
 
@@ -24,10 +27,12 @@ impl foca::Runtime<Name> for &mut Effects {
     fn notify(&mut self, notification: Notification<'_, Name>) {
         match notification {
             Notification::MemberUp(Name(n)) => {
-                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member up")
+                self.turns.push((n.id, true));
+                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member up");
             }
             Notification::MemberDown(Name(n)) => {
-                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member down")
+                self.turns.push((n.id, false));
+                tracing::info!(node = %n.id, name = n.name, addr = %n.addr, "member down");
             }
             Notification::Rejoin(Name(n)) => {
                 tracing::warn!(generation = n.generation, "declared down while alive; came back");

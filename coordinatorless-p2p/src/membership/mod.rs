@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{effects::Effects, protocol::Core};
+pub use self::{effects::Effects, protocol::Core};
 use crate::{
     error::{Error, ErrorKind, Result},
     node::{Node, NodeId},
@@ -159,13 +159,21 @@ enum Command {
     Leave(oneshot::Sender<()>),
 }
 
-/// The time of a description: after the last one, and now if the clock agrees.
-fn next_generation(last: u64) -> u64 {
-    last.saturating_add(1).max(now_ms())
+/// One moment on the two clocks that the protocol is told: the one that never jumps, for waiting, and the
+/// calendar's, for dating descriptions.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The one that never jumps.
+    pub at: Instant,
+    /// Milliseconds since the epoch.
+    pub epoch_ms: u64,
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+impl Moment {
+    fn now() -> Self {
+        let epoch_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        Self { at: Instant::now(), epoch_ms }
+    }
 }
 
 impl Membership {
@@ -321,7 +329,7 @@ impl Shell {
         for _ in 0..BURST {
             let Some((from, datagram)) = next else { return };
             let mut effects = Effects::default();
-            if let Err(error) = self.core.receive(Instant::now(), now_ms(), from, &datagram, &mut effects) {
+            if let Err(error) = self.core.receive(Moment::now(), from, &datagram, &mut effects) {
                 tracing::debug!(%from, %error, "gossip");
             }
             self.apply(effects);
@@ -330,7 +338,7 @@ impl Shell {
         }
         if let Some((from, datagram)) = next {
             let mut effects = Effects::default();
-            let _ = self.core.receive(Instant::now(), now_ms(), from, &datagram, &mut effects);
+            let _ = self.core.receive(Moment::now(), from, &datagram, &mut effects);
             self.apply(effects);
         }
     }
@@ -340,7 +348,7 @@ impl Shell {
         match command {
             Command::Update(change, answer) => {
                 let mut effects = Effects::default();
-                let done = self.core.update(Instant::now(), change, &mut effects);
+                let done = self.core.update(Moment::now(), change, &mut effects);
                 self.apply(effects);
                 // Whoever asked may have given up.
                 let _ = answer.send(done.map(|()| self.core.me().clone()));

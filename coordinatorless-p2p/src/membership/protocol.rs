@@ -8,17 +8,17 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
 };
 
-use foca::{Foca, Member, Message, NoCustomBroadcast, PeriodicParams, PostcardCodec, State};
+use foca::{Foca, Member, Message, NoCustomBroadcast, PeriodicParams, PostcardCodec, State, Timer};
 use rand_foca::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::time::Instant;
 
 use super::{
-    MemberState, MemberView, MembershipConfig,
+    MemberState, MemberView, MembershipConfig, Moment,
     effects::{Due, Effects},
     wire::{self, Gossip, Name, Policy, UNKNOWN},
 };
@@ -40,11 +40,15 @@ const MAX_SKEW_MS: u64 = 10_000;
 /// Members thought to be down that are asked in one round whether they are back.
 const DOWN_ASKED: usize = 3;
 
-pub(super) struct Core {
+/// One node's part in the gossip, without clock or socket: the shell in this module and the simulator drive
+/// it alike.
+pub struct Core {
     foca: Foca<Name, PostcardCodec, StdRng, NoCustomBroadcast>,
     rng: StdRng,
     timers: BinaryHeap<Reverse<Due>>,
     sequence: u64,
+    /// Of everybody foca remembers, whom it could only find one by one.
+    known: HashSet<NodeId>,
     /// When each member was last heard over its own connection.
     heard: HashMap<NodeId, Instant>,
     /// Deaths claimed of members that were heard shortly before, and when to look again.
@@ -57,14 +61,17 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(me: Node, config: MembershipConfig, max_datagram_bytes: usize, seed: u64) -> Self {
+    /// A node that knows nobody yet; `seed` is that of its random choices.
+    pub fn new(me: Node, config: MembershipConfig, max_datagram_bytes: usize, seed: u64) -> Self {
         let policy = Policy { loopback: me.addr.ip().to_canonical().is_loopback() };
         let rng = StdRng::seed_from_u64(seed);
         let foca_config = foca::Config {
             probe_period: config.probe_period,
             probe_rtt: config.probe_timeout,
             num_indirect_probes: NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN),
-            max_transmissions: NonZeroU8::new(10).unwrap_or(NonZeroU8::MIN),
+            // e⁻²⁰ of all pairs are missed by an epidemic: none of 5,000 members, where e⁻¹⁰ left some to be
+            // found by chance, minutes later.
+            max_transmissions: NonZeroU8::new(20).unwrap_or(NonZeroU8::MIN),
             suspect_to_down_after: config.suspicion,
             remove_down_after: Some(config.forget_after),
             max_packet_size: NonZeroUsize::new(max_datagram_bytes.saturating_sub(1))
@@ -91,6 +98,7 @@ impl Core {
             rng,
             timers: BinaryHeap::new(),
             sequence: 0,
+            known: HashSet::new(),
             heard: HashMap::new(),
             contested: HashMap::new(),
             came_back: None,
@@ -100,12 +108,13 @@ impl Core {
         }
     }
 
-    pub(super) fn me(&self) -> &Node {
+    /// This node as it describes itself.
+    pub fn me(&self) -> &Node {
         &self.foca.identity().0
     }
 
     /// Everybody who is thought to live, ourselves included unless we left; sorted by id.
-    pub(super) fn live(&self) -> Vec<Node> {
+    pub fn live(&self) -> Vec<Node> {
         let own = (!self.left).then(|| self.me().clone());
         let mut nodes: Vec<Node> = self.foca.iter_members().map(|m| m.id().0.clone()).chain(own).collect();
         nodes.sort_unstable_by_key(|n| n.id);
@@ -113,7 +122,7 @@ impl Core {
     }
 
     /// Everybody we know of, ourselves included; sorted by id.
-    pub(super) fn views(&self) -> Vec<MemberView> {
+    pub fn views(&self) -> Vec<MemberView> {
         let state = |s| match s {
             State::Alive => MemberState::Alive,
             State::Suspect => MemberState::Suspect,
@@ -131,7 +140,7 @@ impl Core {
     }
 
     /// When [`fire`](Self::fire) wants to be called next.
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub fn next_due(&self) -> Option<Instant> {
         let contested = self.contested.values().map(|(_, at)| *at).min();
         self.timers.peek().map(|Reverse(due)| due.at).into_iter().chain(contested).min()
     }
@@ -141,16 +150,16 @@ impl Core {
     /// # Errors
     /// `Invalid`, `Denied` when it claims to be from somebody else, `Full` when there are too many
     /// members. Nothing was changed then.
-    pub(super) fn receive(
+    pub fn receive(
         &mut self,
-        now: Instant,
-        now_ms: u64,
+        moment: Moment,
         from: NodeId,
         datagram: &[u8],
         effects: &mut Effects,
     ) -> Result<()> {
+        let Moment { at: now, epoch_ms } = moment;
         let mut gossip = Gossip::decode(datagram)?;
-        self.check_header(&gossip, now_ms, from)?;
+        self.check_header(&gossip, epoch_ms, from)?;
         if gossip.header.message == Message::Announce && gossip.header.dst.0.id == UNKNOWN {
             gossip.header.dst = self.foca.identity().clone();
         }
@@ -160,22 +169,30 @@ impl Core {
         let just_back = self.came_back.is_some_and(|at| now.saturating_duration_since(at) < REST);
         let before = self.me().generation;
         if !just_back {
-            self.outbid(&gossip, now, now_ms, effects)?;
+            self.outbid(&gossip, moment, effects)?;
         }
         self.heard.insert(from, now);
         self.contested.remove(&from);
         if just_back && gossip.header.message == Message::TurnUndead {
             return Ok(());
         }
-        self.sift(&mut gossip.updates, from, now, now_ms);
+        self.sift(&mut gossip.updates, from, moment);
         if just_back {
             let own = self.me().id;
             gossip.updates.retain(|u| u.id().0.id != own || u.state() != State::Down);
         }
         let body = gossip.encode_body()?;
-        let handled = self.foca.handle_data(&body, &mut *effects);
+        let mut handled = self.foca.handle_data(&body, &mut *effects);
+        if handled.is_ok() {
+            let own = self.me().id;
+            let named = gossip.updates.iter().map(|u| u.id().0.id).filter(|id| *id != own);
+            self.known.extend(named.chain([from]));
+        } else {
+            self.know_all();
+        }
         if self.me().generation != before {
             self.came_back = Some(now);
+            handled = handled.and(self.resume(effects));
         }
         self.take_timers(now, effects);
         handled.map_err(|e| {
@@ -184,22 +201,22 @@ impl Core {
     }
 
     /// Keeps what may be believed of somebody's words about members.
-    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, now: Instant, now_ms: u64) {
-        let mut known: usize = self.foca.iter_membership_state().len();
+    fn sift(&mut self, updates: &mut Vec<Member<Name>>, from: NodeId, moment: Moment) {
+        let mut known: usize = self.known.len();
         updates.retain(|update| {
             let node = &update.id().0;
             if node.id == self.me().id {
                 // Of other descriptions of ourselves nobody should hear again; `outbid` took note.
                 return node == self.me();
             }
-            if self.policy.check(node, now_ms).is_err() {
+            if self.policy.check(node, moment.epoch_ms).is_err() {
                 return false;
             }
             if !self.knows(node.id) {
                 known += 1;
                 return known <= self.config.max_members;
             }
-            !self.contest(now, from, update)
+            !self.contest(moment.at, from, update)
         });
     }
 
@@ -218,7 +235,7 @@ impl Core {
         }
     }
 
-    fn check_header(&self, gossip: &Gossip, now_ms: u64, from: NodeId) -> Result<()> {
+    fn check_header(&self, gossip: &Gossip, epoch_ms: u64, from: NodeId) -> Result<()> {
         let (src, dst) = (&gossip.header.src.0, &gossip.header.dst.0);
         if src.id != from {
             return Err(Error::new(
@@ -228,7 +245,7 @@ impl Core {
         }
         // Of itself a node may say a little more than others may say of it, or a clock that differs
         // from ours would keep it from outbidding them.
-        self.policy.check(src, now_ms.saturating_add(MAX_SKEW_MS))?;
+        self.policy.check(src, epoch_ms.saturating_add(MAX_SKEW_MS))?;
         if dst.id != self.me().id && dst.id != UNKNOWN {
             return Err(Error::new(ErrorKind::Invalid, format!("gossip for node {} came here", dst.id)));
         }
@@ -251,7 +268,11 @@ impl Core {
     }
 
     fn knows(&self, id: NodeId) -> bool {
-        self.foca.iter_membership_state().any(|m| m.id().0.id == id)
+        self.known.contains(&id)
+    }
+
+    fn know_all(&mut self) {
+        self.known = self.foca.iter_membership_state().map(|m| m.id().0.id).collect();
     }
 
     /// Whether a claim that a member is down is put aside, because we heard from it just now.
@@ -273,9 +294,9 @@ impl Core {
 
     /// Describes us anew when somebody has a description of us that is newer than ours: from before
     /// a restart, or forged.
-    fn outbid(&mut self, gossip: &Gossip, now: Instant, now_ms: u64, effects: &mut Effects) -> Result<()> {
+    fn outbid(&mut self, gossip: &Gossip, moment: Moment, effects: &mut Effects) -> Result<()> {
         // What others would not believe need not be outbid, nor would they believe what outbids it.
-        let horizon = now_ms.saturating_add(wire::MAX_AHEAD_MS);
+        let horizon = moment.epoch_ms.saturating_add(wire::MAX_AHEAD_MS);
         let me = self.me();
         let newest = gossip
             .updates
@@ -288,7 +309,7 @@ impl Core {
         match newest {
             // Of two that are dated alike the other one may have won.
             Some(generation) if generation >= me.generation => {
-                self.update(now, |node| node.generation = generation, effects)
+                self.update(moment, |node| node.generation = generation, effects)
             }
             _ => Ok(()),
         }
@@ -298,9 +319,9 @@ impl Core {
     ///
     /// # Errors
     /// `Invalid` when the description cannot be sent.
-    pub(super) fn update(
+    pub fn update(
         &mut self,
-        now: Instant,
+        moment: Moment,
         change: impl FnOnce(&mut Node),
         effects: &mut Effects,
     ) -> Result<()> {
@@ -308,26 +329,36 @@ impl Core {
         let mut node = before.clone();
         change(&mut node);
         node.id = before.id;
-        node.generation = super::next_generation(before.generation.max(node.generation));
+        node.generation = before.generation.max(node.generation).saturating_add(1).max(moment.epoch_ms);
         self.policy.check(&node, u64::MAX)?;
         effects.changed = true;
         let changed = self.foca.change_identity(Name(node), &mut *effects);
-        // Changing stops the probes until the next datagram comes; with none coming there would be none.
-        let resumed = changed.and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut *effects));
-        self.take_timers(now, effects);
+        let resumed = changed.and_then(|()| self.resume(effects));
+        self.take_timers(moment.at, effects);
         resumed.map_err(|e| {
             Error::with_source(ErrorKind::Invalid, "this node's new description cannot be spread", e)
         })
     }
 
+    /// Starts probing again. A new description of ourselves, also the one with which foca answers to being
+    /// declared down, stops the probes until the next datagram comes; where the others have us at a wrong
+    /// address or take us for dead, none ever does.
+    fn resume(&mut self, effects: &mut Effects) -> std::result::Result<(), foca::Error> {
+        self.foca.apply_many(std::iter::empty(), false, &mut *effects)
+    }
+
     /// Does what is due. To be called after the datagrams that are here have been taken.
-    pub(super) fn fire(&mut self, now: Instant, effects: &mut Effects) {
+    pub fn fire(&mut self, now: Instant, effects: &mut Effects) {
         self.forgive_lateness(now);
         while self.timers.peek().is_some_and(|Reverse(due)| due.at <= now) {
             let Some(Reverse(due)) = self.timers.pop() else { break };
+            let forgets = matches!(due.timer, Timer::RemoveDown(_));
             // Errors here are about probes that were disturbed; the next one starts afresh.
             if let Err(error) = self.foca.handle_timer(due.timer, &mut *effects) {
                 tracing::debug!(%error, "gossip timer");
+            }
+            if forgets {
+                self.know_all();
             }
             self.take_timers(now, effects);
         }
@@ -370,7 +401,7 @@ impl Core {
 
     /// Says hello to `seeds` that are not members, and to some of those thought to be down, so that
     /// the halves of a cluster find each other again.
-    pub(super) fn announce(&mut self, now: Instant, seeds: &[std::net::SocketAddr], effects: &mut Effects) {
+    pub fn announce(&mut self, now: Instant, seeds: &[std::net::SocketAddr], effects: &mut Effects) {
         if self.left {
             return;
         }
@@ -397,7 +428,7 @@ impl Core {
     }
 
     /// Takes leave of everybody.
-    pub(super) fn leave(&mut self, effects: &mut Effects) {
+    pub fn leave(&mut self, effects: &mut Effects) {
         let me = self.foca.identity().clone();
         let mut members: Vec<Name> = self.foca.iter_members().map(|m| m.id().clone()).collect();
         members.shuffle(&mut self.rng);

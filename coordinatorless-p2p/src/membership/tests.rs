@@ -10,7 +10,7 @@ fn node(n: u8) -> Node {
         addr: ([127, 0, 0, 1], 4000 + u16::from(n)).into(),
         zone: String::new(),
         weight: Node::WEIGHT,
-        generation: now_ms(),
+        generation: Moment::now().epoch_ms,
     }
 }
 

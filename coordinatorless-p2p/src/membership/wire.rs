@@ -77,10 +77,11 @@ impl Name {
 impl foca::Identity for Name {
     type Addr = NodeId;
 
-    /// A fresh generation, with which a node that was declared down comes back.
+    /// The next generation, with which a node that was declared down comes back. The clock is not needed:
+    /// whoever remembers one that is newer says so, and is outbid.
     fn renew(&self) -> Option<Self> {
         let mut node = self.0.clone();
-        node.generation = super::next_generation(node.generation);
+        node.generation = node.generation.checked_add(1)?;
         Some(Self(node))
     }
 
@@ -103,8 +104,8 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Whether `node` may be what it says, at `now_ms` after the epoch.
-    pub(super) fn check(&self, node: &Node, now_ms: u64) -> Result<()> {
+    /// Whether `node` may be what it says, at `epoch_ms` milliseconds after the epoch.
+    pub(super) fn check(&self, node: &Node, epoch_ms: u64) -> Result<()> {
         let refuse = |why: &str| {
             Err(Error::new(
                 ErrorKind::Invalid,
@@ -130,7 +131,7 @@ impl Policy {
         if ip.is_loopback() && !self.loopback {
             return refuse("its address is on loopback, ours is not");
         }
-        if node.generation > now_ms.saturating_add(MAX_AHEAD_MS) {
+        if node.generation > epoch_ms.saturating_add(MAX_AHEAD_MS) {
             return refuse("it is dated more than an hour ahead of the clock here");
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! Invariants: a chunk is asked of at most two holders at a time; a span is read from the origin
 //! by this node only while its claim stands; nothing is announced before it is stored.
 
+mod crowd;
 mod order;
 mod pace;
 mod peers;
@@ -16,6 +17,7 @@ mod shunning;
 mod spans;
 mod words;
 
+pub use crowd::{DIRECT, DRAWN, Member, SUCCESSORS, reader_score, readers_of_zone};
 pub use words::{Allowance, Input, Output};
 
 use std::{
@@ -25,18 +27,19 @@ use std::{
     time::Duration,
 };
 
-use rand::{SeedableRng, rngs::SmallRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
     chunk::{ChunkHash, ChunkSet, SwarmId},
     node::NodeId,
 };
+use crowd::Crowd;
 use order::Order;
 use pace::OriginPace;
 use peers::Neighbour;
 use rush::Urgent;
 use shunning::Shunned;
-use spans::{Claim, SpanState};
+use spans::{Claim, Ranking, SpanState};
 
 /// Time since the swarm began, on the shell's monotonic clock.
 pub type Now = Duration;
@@ -63,6 +66,9 @@ pub struct SwarmConfig {
     /// How long nothing is read although one home said that nobody takes part: homes that have just
     /// become homes know of nobody yet. Sane: a handshake and a round trip.
     pub meeting_quiet: Duration,
+    /// How long nothing is read where more members live than know each other directly: a crowd that
+    /// starts at once is to know who of it reads. Sane: two rounds of asking the meeting place.
+    pub crowd_quiet: Duration,
     /// How long nothing is read from the origin while the meeting place has not answered, or those
     /// it named have not said what they hold. Sane: a handshake or two, far below a time-out.
     pub meeting_max: Duration,
@@ -91,6 +97,7 @@ impl Default for SwarmConfig {
             seed: 0,
             meeting_grace: Duration::from_millis(200),
             meeting_quiet: Duration::from_millis(60),
+            crowd_quiet: Duration::from_millis(450),
             meeting_max: Duration::from_millis(1500),
             takeover_min: Duration::from_secs(3),
             takeover_max: Duration::from_secs(30),
@@ -104,6 +111,9 @@ impl Default for SwarmConfig {
     }
 }
 
+/// How often requests are looked at for late ones: far below the least patience with one.
+const HEDGE_EVERY: Duration = Duration::from_millis(25);
+
 /// How much is known about a chunk's hash, and from whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HashSource {
@@ -116,6 +126,8 @@ enum HashSource {
 struct Chunk {
     hash: Option<(ChunkHash, HashSource)>,
     holders: u16,
+    /// Of these, how many in this node's zone.
+    near: u16,
     /// Requests under way to holders.
     asked: u8,
     /// All bytes are here or about to be stored; asked of nobody else.
@@ -136,7 +148,18 @@ pub struct Swarm {
     wanted: ChunkSet,
     missing: u32,
     neighbours: BTreeMap<NodeId, Neighbour>,
-    members: Vec<NodeId>,
+    /// The live members, sorted by id.
+    members: Arc<[Member]>,
+    crowd: Crowd,
+    ranking: Ranking,
+    /// When a chunk was stored last, and how long nothing may come before this node reads the origin
+    /// although others are to read it.
+    gained_at: Now,
+    patience: Duration,
+    /// When requests are looked at next for late ones.
+    hedge_at: Now,
+    /// The length of an ordinary chunk.
+    usual_bytes: f64,
     /// Whom the meeting place named, once it answered.
     met: Option<Vec<NodeId>>,
     shunned: Shunned,
@@ -169,7 +192,7 @@ impl Swarm {
     ) -> Self {
         let count = spec.chunk_bytes.len();
         let held = inventory.held;
-        let mut chunks = vec![Chunk { hash: None, holders: 0, asked: 0, arriving: false }; count];
+        let mut chunks = vec![Chunk { hash: None, holders: 0, near: 0, asked: 0, arriving: false }; count];
         for (chunk, hash) in chunks.iter_mut().zip(inventory.hashes) {
             let source = if trusted { HashSource::Manifest } else { HashSource::Myself };
             chunk.hash = hash.map(|h| (h, source));
@@ -183,8 +206,19 @@ impl Swarm {
         let spans = spec.spans.iter().map(|s| SpanState::new(s.clone(), &held, &wanted)).collect();
         let missing = wanted.iter().filter(|&c| !held.contains(c)).count() as u32;
         let allowed = Allowance::whole(config.inflight_bytes_max);
+        let rng = SmallRng::seed_from_u64(config.seed);
+        // Of its own, so that who is patient for how long changes no other choice.
+        let patience = SmallRng::seed_from_u64(!config.seed).random_range(1.0..4.0);
+        // Chunks are at most a few times larger than this; it only scales budgets.
+        let longest = spec.chunk_bytes.iter().take(64).copied().max().unwrap_or(1);
         let mut swarm = Self {
-            rng: SmallRng::seed_from_u64(config.seed),
+            rng,
+            crowd: Crowd::default(),
+            ranking: Ranking::default(),
+            gained_at: now,
+            patience: config.takeover_max.mul_f64(patience),
+            hedge_at: now,
+            usual_bytes: f64::from(longest.max(64 << 10)),
             pace: OriginPace::new(now),
             spec,
             config,
@@ -197,7 +231,7 @@ impl Swarm {
             wanted,
             missing,
             neighbours: BTreeMap::new(),
-            members: vec![me],
+            members: Arc::from([Member { id: me, zone: 0 }]),
             met: None,
             shunned: Shunned::default(),
             disputes: HashMap::new(),
@@ -218,12 +252,19 @@ impl Swarm {
 
     /// Takes in what happened and decides what follows; the decisions wait in [`poll`](Self::poll).
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.take(now, input);
+        self.decide(now);
+    }
+
+    /// Takes in what happened and decides nothing yet: for many inputs at a time, the last of which is
+    /// [`handle`](Self::handle)d.
+    pub fn take(&mut self, now: Now, input: Input) {
         match input {
-            Input::Members(members) => self.members = members,
-            Input::Met(expected) => {
-                let met = self.met.get_or_insert_default();
-                met.extend(expected.into_iter().filter(|id| !met.contains(id)).collect::<Vec<_>>());
+            Input::Members(members) => {
+                self.members = members;
+                self.look_around();
             }
+            Input::Met(ids) => self.met(now, ids),
             Input::Joined { peer, same_zone, held, wanted, reads_origin } => {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
             }
@@ -257,7 +298,6 @@ impl Swarm {
             }
             Input::Tick => {}
         }
-        self.decide(now);
     }
 
     /// The next thing to do, in order.
@@ -317,6 +357,17 @@ impl Swarm {
         self.spans.iter().enumerate().filter(|(_, s)| s.mine.is_some()).map(|(i, _)| i as u32)
     }
 
+    /// Memory that this state takes, about.
+    pub fn state_bytes(&self) -> usize {
+        let neighbours: usize = self.neighbours.values().map(Neighbour::state_bytes).sum();
+        size_of::<Self>()
+            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.span_of.capacity() * size_of::<u32>()
+            + self.spans.capacity() * size_of::<SpanState>()
+            + 2 * self.chunks.len() / 8
+            + neighbours
+    }
+
     /// Wanted bytes that no known neighbour holds and this node lacks.
     pub fn orphan_bytes(&self) -> u64 {
         let orphan = |c: &u32| !self.held.contains(*c) && self.chunks[*c as usize].holders == 0;
@@ -336,8 +387,12 @@ impl Swarm {
         if self.missing == 0 {
             return;
         }
+        self.rank(now);
         self.ask_holders(now);
-        self.hedge(now);
+        if now >= self.hedge_at {
+            self.hedge_at = now + HEDGE_EVERY;
+            self.hedge(now);
+        }
         self.read_origin(now);
     }
 
@@ -357,6 +412,7 @@ impl Swarm {
         if !self.held.insert(index) {
             return;
         }
+        self.gained_at = now;
         self.drop_requests(index, None);
         self.end_rush(index);
         if self.wanted.contains(index) {
@@ -400,10 +456,11 @@ impl Swarm {
         }
         if self.missing == 0 {
             // A new wish: others may be about to have the same one, and who took part may have changed.
-            self.began = now;
+            (self.began, self.gained_at) = (now, now);
             self.met = None;
         }
         self.wanted = wanted;
+        self.ranking.is_stale = true;
         self.missing = self.wanted.iter().filter(|&c| !self.held.contains(c)).count() as u32;
         self.complete_said = false;
         for s in 0..self.spans.len() {

@@ -97,7 +97,7 @@ impl Swarm {
                 continue;
             }
             let chunks = span.chunks.clone();
-            if self.owner(s, chunks.clone(), grace) == self.me {
+            if self.owner(s, grace) == self.me {
                 let end = (index..chunks.end).find(|&c| !self.is_orphan(c)).unwrap_or(chunks.end);
                 return Some((s, index..end));
             }

@@ -64,6 +64,14 @@ impl Neighbour {
         }
     }
 
+    pub(super) fn state_bytes(&self) -> usize {
+        let sets = 1 + usize::from(self.wanted.is_some());
+        size_of::<Self>()
+            + sets * self.held.universe() as usize / 8
+            + self.offers.capacity() * size_of::<u32>()
+            + self.asked.len() * size_of::<(u32, Asked)>()
+    }
+
     pub(super) fn offer(&mut self, index: u32) {
         if self.held.contains(index) {
             self.offers.push(index);
@@ -77,7 +85,12 @@ impl Neighbour {
 
     /// Whether it will read some of these chunks from the origin.
     pub(super) fn reads_any(&self, chunks: std::ops::Range<u32>) -> bool {
-        self.reads_origin && self.wanted.as_ref().is_none_or(|w| chunks.into_iter().any(|c| w.contains(c)))
+        self.reads_origin && self.wants_any(chunks)
+    }
+
+    /// Whether it wants some of these chunks.
+    pub(super) fn wants_any(&self, chunks: std::ops::Range<u32>) -> bool {
+        self.wanted.as_ref().is_none_or(|w| chunks.into_iter().any(|c| w.contains(c)))
     }
 
     /// The rarest of a few chunks drawn at random that `fit`; offers found void are forgotten.
@@ -125,14 +138,16 @@ impl Swarm {
         self.peer_left(peer);
         neighbour.offer_all(&self.held);
         for index in neighbour.held.iter() {
-            self.holder_gained(now, index);
+            self.holder_gained(now, index, neighbour.same_zone);
         }
         self.neighbours.insert(peer, neighbour);
+        self.ranking.is_stale = true;
     }
 
-    fn holder_gained(&mut self, now: Now, index: u32) {
+    fn holder_gained(&mut self, now: Now, index: u32, is_near: bool) {
         let chunk = &mut self.chunks[index as usize];
         chunk.holders += 1;
+        chunk.near += u16::from(is_near);
         if chunk.holders == 1 && self.lacks(index) {
             let bytes = self.len(index);
             self.span_mut(index).settle(true);
@@ -142,6 +157,7 @@ impl Swarm {
 
     pub(super) fn peer_left(&mut self, peer: NodeId) {
         let Some(gone) = self.neighbours.remove(&peer) else { return };
+        self.ranking.is_stale = true;
         for index in gone.held.iter() {
             let here = self.held.contains(index);
             let chunk = &mut self.chunks[index as usize];
@@ -150,6 +166,7 @@ impl Swarm {
                 chunk.hash = None;
             }
             chunk.holders -= 1;
+            chunk.near -= u16::from(gone.same_zone);
             if chunk.holders == 0 && self.lacks(index) {
                 self.span_mut(index).settle(false);
             }
@@ -187,7 +204,8 @@ impl Swarm {
                 if !self.held.contains(index) {
                     neighbour.offer(index);
                 }
-                self.holder_gained(now, index);
+                let is_near = neighbour.same_zone;
+                self.holder_gained(now, index, is_near);
             }
             let span = self.span_mut(index);
             if let Some(claim) = &mut span.claim
@@ -248,20 +266,22 @@ impl Swarm {
         if self.take_request(peer, index).is_none() {
             return;
         }
-        let unheld = {
+        let (unheld, was_near) = {
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
-            if why == ErrorKind::NotFound {
+            let unheld = if why == ErrorKind::NotFound {
                 neighbour.held.remove(index)
             } else {
                 neighbour.failures = (neighbour.failures + 1).min(6);
                 neighbour.rest_until = now + Duration::from_millis(100 << neighbour.failures);
                 neighbour.offer(index);
                 false
-            }
+            };
+            (unheld, neighbour.same_zone)
         };
         if unheld {
             let chunk = &mut self.chunks[index as usize];
             chunk.holders -= 1;
+            chunk.near -= u16::from(was_near);
             if chunk.holders == 0 && self.lacks(index) {
                 self.span_mut(index).settle(false);
             }

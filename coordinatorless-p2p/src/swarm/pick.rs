@@ -7,39 +7,83 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
-use super::{Now, Output, Swarm, peers::Asked};
+use super::{DRAWN, Now, Output, SUCCESSORS, Swarm, peers::Asked};
 use crate::node::NodeId;
 
 /// What passes, beside the round trip, between the last byte of a chunk and the next request: hashing,
 /// deciding, the holder's disk. Counts where links are fast.
 const TURNAROUND: Duration = Duration::from_millis(2);
 
+/// Requests of a member of a crowd under way at a time: as many for everybody, a few more than most have
+/// neighbours.
+const CROWD_REQUESTS: usize = 28;
+
 impl Swarm {
     /// Fills the free places of every holder.
     pub(super) fn ask_holders(&mut self, now: Now) {
         self.ask_urgent(now);
         self.ask_in_order(now);
+        let is_source = self.sources();
         let mut free: Vec<(bool, NodeId)> = self
             .neighbours
             .iter()
-            .filter(|(_, n)| n.rest_until <= now && self.has_place(n))
+            .filter(|(id, n)| n.rest_until <= now && self.has_place(n) && is_source(self, **id, n))
             .map(|(id, n)| (!n.same_zone, *id))
             .collect();
         free.shuffle(&mut self.rng);
         free.sort_by_key(|(far, _)| *far);
+        let mut out: usize = self.neighbours.values().map(|n| n.asked.len()).sum();
+        let out_max = if self.crowd.is_large() { CROWD_REQUESTS } else { usize::MAX };
         let mut again = true;
         while again {
             again = false;
             for &(_, peer) in &free {
-                if self.inflight_bytes >= self.inflight_most() {
+                if self.inflight_bytes >= self.inflight_most() || out >= out_max {
                     return;
                 }
                 if self.neighbours.get(&peer).is_some_and(|n| self.has_place(n))
                     && let Some(index) = self.draw_for(now, peer)
                 {
                     self.ask(now, peer, index);
+                    out += 1;
                     again = true;
                 }
+            }
+        }
+        if self.crowd.is_large() {
+            self.ask_twice(now, out_max.saturating_sub(out));
+        }
+    }
+
+    /// Which neighbours are asked at all. The readers of a crowd do not ask each other while others are there
+    /// to be asked: what they have just read is to go to those who do not know all readers.
+    fn sources(&self) -> fn(&Self, NodeId, &super::Neighbour) -> bool {
+        let is_other = |(id, n): &(&NodeId, &super::Neighbour)| n.same_zone && !self.crowd.is_reader(**id);
+        let reads_in_crowd = self.crowd.is_large() && self.crowd.is_reader(self.me);
+        if reads_in_crowd && self.neighbours.iter().filter(is_other).count() >= SUCCESSORS + DRAWN {
+            |swarm, id, n| !n.same_zone || !swarm.crowd.is_reader(id)
+        } else {
+            |_, _, _| true
+        }
+    }
+
+    /// In a crowd all holders are busy and each gives every asker its share: who has fewer neighbours than
+    /// others asks some of them for a second chunk, or it would be the last to finish.
+    fn ask_twice(&mut self, now: Now, more: usize) {
+        if more == 0 {
+            return;
+        }
+        let is_source = self.sources();
+        let has_one = |n: &super::Neighbour| n.same_zone && n.asked.len() == 1 && n.rest_until <= now;
+        let once = self.neighbours.iter().filter(|(id, n)| has_one(n) && is_source(self, **id, n));
+        let mut once: Vec<NodeId> = once.map(|(id, _)| *id).collect();
+        once.shuffle(&mut self.rng);
+        for peer in once.into_iter().take(more) {
+            if self.inflight_bytes >= self.inflight_most() {
+                return;
+            }
+            if let Some(index) = self.draw_for(now, peer) {
+                self.ask(now, peer, index);
             }
         }
     }
@@ -50,25 +94,21 @@ impl Swarm {
     }
 
     pub(super) fn has_place(&self, neighbour: &super::Neighbour) -> bool {
-        let mean = self.mean_chunk_bytes();
+        let mean = self.usual_bytes;
         let pipe = neighbour.rate * (neighbour.round_trip + TURNAROUND).as_secs_f64();
         let budget = f64::from(self.config.requests_per_holder) * mean + pipe;
         neighbour.asked.is_empty() || (neighbour.asked_bytes as f64) + mean / 2.0 < budget
     }
 
-    fn mean_chunk_bytes(&self) -> f64 {
-        // Chunks are at most a few times larger than this; it only scales the budget.
-        let longest = self.spec.chunk_bytes.iter().take(64).copied().max().unwrap_or(1);
-        f64::from(longest.max(64 << 10))
-    }
-
     fn draw_for(&mut self, now: Now, peer: NodeId) -> Option<u32> {
         let stuck = self.stuck_after();
-        let Self { neighbours, chunks, wanted, held, spans, span_of, rng, .. } = self;
+        let Self { neighbours, chunks, wanted, held, spans, span_of, ranking, rng, .. } = self;
         let neighbour = neighbours.get_mut(&peer)?;
+        let is_near = neighbour.same_zone;
+        let brings = |c: u32| is_near || chunks[c as usize].near == 0 && ranking.brings(span_of[c as usize]);
         neighbour.draw(
             rng,
-            |c| held.contains(c) || !wanted.contains(c),
+            |c| held.contains(c) || !wanted.contains(c) || !brings(c),
             |c| {
                 let chunk = chunks[c as usize];
                 let coming = spans[span_of[c as usize] as usize].is_coming(c, now, stuck);

@@ -9,13 +9,16 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use rand::Rng;
 
-use super::{Now, Output, Swarm};
+use super::{DIRECT, Now, Output, Swarm};
 use crate::{
     chunk::ChunkSet,
     error::ErrorKind,
     node::NodeId,
     ring::{RendezvousKey, rendezvous_score},
 };
+
+/// How long a ranking stands that depends on who makes progress.
+const RANKED_FOR: Duration = Duration::from_secs(1);
 
 /// A neighbour's word that it reads a span.
 #[derive(Debug, Clone, Copy)]
@@ -64,16 +67,97 @@ impl SpanState {
     }
 }
 
+/// Who ranks first for each span, as of the neighbours known now.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    pub(super) is_stale: bool,
+    /// When it is to be computed anew although nobody came or went.
+    until: Now,
+    /// Whoever reads the span from the origin.
+    owners: Vec<NodeId>,
+    /// Whether this node is the one of its zone that asks other zones for chunks of the span.
+    brings: Vec<bool>,
+}
+
+impl Ranking {
+    /// Whether this node is the one of its zone that asks other zones for chunks of the span.
+    pub(super) fn brings(&self, span: u32) -> bool {
+        self.brings.get(span as usize).copied().unwrap_or(true)
+    }
+}
+
 impl Swarm {
+    /// Sees to it that the ranking is that of the participants known now.
+    pub(super) fn rank(&mut self, now: Now) {
+        let is_new = self.ranking.owners.is_empty();
+        if !is_new && !self.ranking.is_stale && now < self.ranking.until {
+            return;
+        }
+        let (stuck, meets_until) = (self.stuck_after(), self.began + self.config.meeting_max);
+        let is_meeting = self.members.len() > 1 && now < meets_until;
+        let reads = self.is_reading_for_others(now);
+        let unmet = |id: &NodeId| is_meeting && *id != self.me && !self.neighbours.contains_key(id);
+        // Readers who were named and have not spoken yet are counted on for a moment.
+        let unmet_readers: Vec<NodeId> = self.crowd.readers().filter(unmet).collect();
+        let unmet_near: Vec<NodeId> = self
+            .unmet_of_this_zone()
+            .into_iter()
+            .filter(|id| unmet(id) && self.crowd.is_reader(*id))
+            .collect();
+        let rivals: Vec<(NodeId, &super::Neighbour)> = self
+            .neighbours
+            .iter()
+            .filter(|(id, _)| self.crowd.is_reader(**id))
+            .map(|(id, n)| (*id, n))
+            .collect();
+        let has_far = self.neighbours.values().any(|n| !n.same_zone);
+        let (mut owners, mut brings) = (Vec::new(), Vec::new());
+        for (s, span) in self.spans.iter().enumerate() {
+            let (s, chunks) = (s as u32, span.chunks.clone());
+            let mine = self.score(s, self.me);
+            let mut best = (mine, self.me);
+            let mut is_first_here = reads && (self.met.is_some() || !is_meeting);
+            for &(id, neighbour) in &rivals {
+                if !neighbour.wants_any(chunks.clone()) {
+                    continue;
+                }
+                let score = self.score(s, id);
+                let is_late = now >= neighbour.progress + stuck;
+                is_first_here &= score <= mine || !neighbour.same_zone || is_late;
+                if neighbour.reads_any(chunks.clone()) && (score > best.0 || best.1 == self.me && !reads) {
+                    best = (score, id);
+                }
+            }
+            for &id in &unmet_readers {
+                best = best.max((self.score(s, id), id));
+            }
+            is_first_here &= unmet_near.iter().all(|id| self.score(s, *id) <= mine);
+            owners.push(best.1);
+            brings.push(is_first_here);
+        }
+        let changed = self.ranking.brings != brings;
+        let until = if has_far || is_meeting { now + RANKED_FOR } else { Now::MAX };
+        self.ranking = Ranking { is_stale: false, until, owners, brings };
+        if changed && has_far {
+            // What others were to bring across the border was forgotten.
+            for neighbour in self.neighbours.values_mut().filter(|n| !n.same_zone) {
+                neighbour.offer_all(&self.held);
+            }
+        }
+    }
+
     /// Starts as many origin reads as the pace allows.
     pub(super) fn read_origin(&mut self, now: Now) {
         if self.is_meeting(now) {
             return;
         }
-        let participants = 1 + self.neighbours.len();
         if self.reads_origin {
             self.rush(now);
         }
+        if !self.is_reading_for_others(now) {
+            return;
+        }
+        let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();
         while self.reads_origin {
             let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
@@ -107,10 +191,17 @@ impl Swarm {
         }
         match &self.met {
             None => true,
+            // Where there may be a crowd, who reads is known when all who came at once have been named.
+            Some(_) if self.members.len() > DIRECT && now < self.began + self.config.crowd_quiet => true,
+            // Of a crowd those who read must have spoken.
+            Some(_) if self.crowd.is_large() => {
+                let is_unmet = |id: NodeId| id != self.me && !self.neighbours.contains_key(&id);
+                self.crowd.is_reader(self.me) && self.crowd.readers().any(is_unmet)
+            }
             // One home knows of nobody; another, older one may.
             Some(expected) if expected.is_empty() => now < self.began + self.config.meeting_quiet,
             Some(expected) => {
-                expected.iter().any(|id| self.members.contains(id) && !self.neighbours.contains_key(id))
+                expected.iter().any(|id| self.is_member(*id) && !self.neighbours.contains_key(id))
             }
         }
     }
@@ -143,7 +234,7 @@ impl Swarm {
                 continue;
             }
             let s = s as u32;
-            let owner = self.owner(s, span.chunks.clone(), grace);
+            let owner = self.owner(s, grace);
             let claimed = span.claim.is_some();
             if owner == self.me {
                 own = own.or(Some(s));
@@ -183,17 +274,14 @@ impl Swarm {
 
     /// Who ranks first for a span, among participants that want it; in the first moments among all
     /// members, most of which this node has not met yet.
-    pub(super) fn owner(&self, span: u32, chunks: Range<u32>, grace: bool) -> NodeId {
-        let met = self.neighbours.iter().filter(|(_, n)| n.reads_any(chunks.clone())).map(|(id, _)| *id);
-        let unmet = self.members.iter().filter(|id| grace && !self.neighbours.contains_key(id)).copied();
-        let mut best = (self.me, self.score(span, self.me));
-        for id in met.chain(unmet).filter(|id| *id != self.me) {
-            let score = self.score(span, id);
-            if score > best.1 {
-                best = (id, score);
-            }
+    pub(super) fn owner(&self, span: u32, grace: bool) -> NodeId {
+        let owner = self.ranking.owners.get(span as usize).copied().unwrap_or(self.me);
+        if !grace || owner != self.me || self.crowd.is_large() {
+            return owner;
         }
-        best.0
+        let mine = self.score(span, self.me);
+        let unmet = self.members.iter().map(|m| m.id).filter(|id| !self.neighbours.contains_key(id));
+        unmet.into_iter().find(|id| self.score(span, *id) > mine).unwrap_or(self.me)
     }
 
     /// Whether a crossing claim of `peer` goes before this node's own.

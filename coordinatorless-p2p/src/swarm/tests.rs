@@ -18,6 +18,12 @@ fn id(n: usize) -> NodeId {
     NodeId(bytes)
 }
 
+fn members(ids: &[NodeId]) -> Arc<[Member]> {
+    let mut members: Vec<Member> = ids.iter().map(|id| Member { id: *id, zone: 0 }).collect();
+    members.sort_unstable();
+    members.into()
+}
+
 fn hash_of(index: u32) -> ChunkHash {
     ChunkHash::of(&index.to_le_bytes())
 }
@@ -113,7 +119,8 @@ impl World {
             self.nodes.push(SimNode { swarm, up, down, alive: true, done_at: None, corrupts: false });
         }
         // Who is alive is known before anything else: membership is older than any swarm.
-        let members: Vec<NodeId> = (0..self.nodes.len()).map(id).collect();
+        let ids: Vec<NodeId> = (0..self.nodes.len()).map(id).collect();
+        let members = members(&ids);
         for node in &mut self.nodes {
             node.swarm.handle(self.now, Input::Members(members.clone()));
         }
@@ -122,7 +129,7 @@ impl World {
                 self.greet(n, other);
                 self.greet(other, n);
             }
-            let others = members.iter().copied().filter(|m| *m != id(n)).collect();
+            let others = ids.iter().copied().filter(|m| *m != id(n)).collect();
             self.mail.push((n, n, Input::Met(others)));
         }
     }
@@ -244,7 +251,7 @@ impl World {
                 }
                 Output::Shun { peer, .. } => self.ledger.shunned.push((n, peer)),
                 Output::Complete => self.nodes[n].done_at = Some(self.now),
-                Output::Discard { .. } => {}
+                Output::Discard { .. } | Output::Greet { .. } | Output::Part { .. } => {}
             }
         }
     }
@@ -701,7 +708,7 @@ fn crossing_claims_are_settled_by_rank_and_only_one_goes_on() {
 fn nothing_is_read_before_those_who_may_hold_it_have_spoken() {
     let mut swarm = lone(cold(8), false);
     drain(&mut swarm);
-    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1), id(2)])));
     let reads = |swarm: &mut Swarm| drain(swarm).iter().any(|o| matches!(o, Output::FetchSpan { .. }));
     assert!(!reads(&mut swarm), "read before the meeting place answered");
     swarm.handle(STEP * 2, Input::Met(vec![id(1)]));
@@ -714,7 +721,7 @@ fn nothing_is_read_before_those_who_may_hold_it_have_spoken() {
 fn a_home_that_knows_nobody_is_believed_only_when_no_other_knew_better_in_time() {
     let mut swarm = lone(cold(8), false);
     drain(&mut swarm);
-    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1), id(2)])));
     swarm.handle(STEP, Input::Met(vec![]));
     assert_eq!(swarm.reading().count(), 0);
     swarm.handle(STEP * 2, Input::Met(vec![id(1)]));
@@ -730,7 +737,7 @@ fn a_home_that_knows_nobody_is_believed_only_when_no_other_knew_better_in_time()
 fn a_meeting_place_that_does_not_answer_holds_nobody_up_for_long() {
     let mut swarm = lone(cold(8), false);
     drain(&mut swarm);
-    swarm.handle(STEP, Input::Members(vec![id(0), id(1), id(2)]));
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1), id(2)])));
     swarm.handle(SwarmConfig::default().meeting_max, Input::Tick);
     assert!(swarm.reading().count() > 0);
 }

@@ -1,8 +1,8 @@
 //! What a swarm's state machine is told, and what it says: plain values, without behaviour.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use super::Now;
+use super::{Member, Now};
 use crate::{
     chunk::{ChunkHash, ChunkSet},
     error::ErrorKind,
@@ -28,9 +28,10 @@ impl Allowance {
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// The live members, this node included; only their number and ids matter.
-    Members(Vec<NodeId>),
+    /// The live members, this node included, sorted by id.
+    Members(Arc<[Member]>),
     /// The meeting place answered: these take part, most of whom have not said what they hold yet.
+    /// [`Output::Greet`] says to whom to speak.
     Met(Vec<NodeId>),
     /// Another node takes part and said what it holds and wants (`None`: everything).
     Joined {
@@ -163,6 +164,16 @@ pub enum Input {
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
+    /// Speak to this participant, if this node does not yet: it is to be a neighbour.
+    Greet {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Say farewell to this neighbour: it is none any more.
+    Part {
+        /// Who.
+        peer: NodeId,
+    },
     /// Ask a holder for a chunk.
     Request {
         /// Whom.

@@ -21,37 +21,16 @@ use crate::{
     wire::{self, Word},
 };
 
-/// Participants known directly; above that, successors and random ones.
-const NEIGHBOURS_DIRECT: usize = 32;
-const NEIGHBOURS_SUCCESSORS: usize = 12;
-const NEIGHBOURS_RANDOM: usize = 12;
-
 impl Driver {
-    /// Speaks to participants it does not speak to yet, within the limits of a neighbourhood.
-    pub(super) fn meet(&mut self, ids: &[NodeId]) {
-        let me = self.shared.transport.id();
-        let mut chosen: Vec<NodeId> = ids.iter().copied().filter(|id| *id != me).collect();
-        if chosen.len() > NEIGHBOURS_DIRECT {
-            chosen.sort_unstable();
-            let at = chosen.partition_point(|id| *id < me);
-            chosen.rotate_left(at);
-            let mut rest = chosen.split_off(NEIGHBOURS_SUCCESSORS);
-            let places = (NEIGHBOURS_SUCCESSORS + NEIGHBOURS_RANDOM)
-                .saturating_sub(self.speakers.len().max(chosen.len()));
-            use rand::seq::SliceRandom;
-            rest.shuffle(&mut rand::rng());
-            chosen.extend(rest.into_iter().take(places));
-        }
-        for id in chosen {
-            if !self.speakers.contains_key(&id) {
-                self.speak_to(id);
-            }
+    /// Speaks to a participant, instead of what was said to it so far.
+    pub(super) fn speak_to(&mut self, id: NodeId) {
+        if let Ok(first) = self.greeting() {
+            self.speak(id, first);
         }
     }
 
-    pub(super) fn speak_to(&mut self, id: NodeId) {
+    fn speak(&mut self, id: NodeId, first: Vec<Bytes>) {
         let Some(peer) = self.shared.peer(id) else { return };
-        let Ok(first) = self.greeting() else { return };
         let (queue, frames) = mpsc::channel(talk::QUEUE_FRAMES_MAX);
         self.counter += 1;
         let number = self.counter;
@@ -85,6 +64,7 @@ impl Driver {
         let Talker { id: from, talk, version } = from;
         let now = self.now();
         match word {
+            Word::Hello { .. } if !self.swarm.admits(from) => self.part(from),
             Word::Hello { held, wanted, reads_origin } => {
                 self.listeners.insert(from, talk);
                 self.versions.insert(from, version);
@@ -92,6 +72,13 @@ impl Driver {
                 self.swarm.handle(now, Input::Joined { peer: from, same_zone, held, wanted, reads_origin });
                 if !self.speakers.contains_key(&from) {
                     self.speak_to(from);
+                }
+            }
+            // Also from whom nothing was heard yet: it does not want to be a neighbour. Not from an earlier
+            // talk than the one that is heard.
+            Word::Bye => {
+                if self.listeners.get(&from).is_none_or(|heard| *heard <= talk) {
+                    self.forget(from);
                 }
             }
             _ if self.listeners.get(&from) != Some(&talk) => {}
@@ -105,7 +92,6 @@ impl Driver {
                 let until = now + Duration::from_millis(ms.min(300_000).into());
                 self.swarm.handle(now, Input::OriginHold { until });
             }
-            Word::Bye => self.forget(from),
         }
     }
 
@@ -120,6 +106,20 @@ impl Driver {
         self.listeners.remove(&peer);
         self.versions.remove(&peer);
         self.swarm.handle(self.now(), Input::Left(peer));
+    }
+
+    /// Tells somebody that it is no neighbour, or none any more.
+    pub(super) fn part(&mut self, peer: NodeId) {
+        self.listeners.remove(&peer);
+        self.versions.remove(&peer);
+        let Ok(bye) = wire::frame(&Word::Bye) else { return };
+        if let Some(speaker) = self.speakers.remove(&peer) {
+            // With a full queue it hears that the stream ends.
+            let _ = speaker.queue.try_send(bye);
+        } else {
+            self.speak(peer, vec![bye]);
+            self.speakers.remove(&peer);
+        }
     }
 
     pub(super) fn broadcast(&mut self, frame: &Bytes) {

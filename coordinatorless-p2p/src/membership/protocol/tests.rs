@@ -5,7 +5,10 @@ use std::{collections::VecDeque, net::SocketAddr};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{super::now_ms, *};
+use super::*;
+
+/// When these tests happen, by the calendar.
+const EPOCH_MS: u64 = 1_800_000_000_000;
 
 fn node(n: u8) -> Node {
     Node {
@@ -14,11 +17,12 @@ fn node(n: u8) -> Node {
         addr: ([10, 0, 0, n], 4000).into(),
         zone: String::new(),
         weight: Node::WEIGHT,
-        generation: now_ms(),
+        generation: EPOCH_MS,
     }
 }
 
 struct World {
+    began: Instant,
     now: Instant,
     cores: Vec<Core>,
     /// Nodes that neither hear nor act.
@@ -31,16 +35,23 @@ struct World {
 
 impl World {
     fn new(count: u8) -> Self {
+        let began = Instant::now();
         let cores =
             (1..=count).map(|n| Core::new(node(n), MembershipConfig::default(), 1150, n.into())).collect();
         Self {
-            now: Instant::now(),
+            began,
+            now: began,
             cores,
             stopped: vec![false; count as usize],
             cut: |_, _| false,
             wire: VecDeque::new(),
             deaths: Vec::new(),
         }
+    }
+
+    fn moment(&self) -> Moment {
+        let passed = self.now.saturating_duration_since(self.began).as_millis() as u64;
+        Moment { at: self.now, epoch_ms: EPOCH_MS + passed }
     }
 
     fn seeded(count: u8) -> Self {
@@ -83,7 +94,8 @@ impl World {
             }
             let mut effects = Effects::default();
             let before = self.cores[at].live();
-            let _ = self.cores[at].receive(self.now, now_ms(), from, &bytes, &mut effects);
+            let moment = self.moment();
+            let _ = self.cores[at].receive(moment, from, &bytes, &mut effects);
             self.record(at, &before);
             self.post(at, effects);
         }
@@ -225,11 +237,10 @@ fn say(world: &mut World, from: u8, to: u8, updates: Vec<Member<Name>>) -> Resul
         updates,
     };
     let mut effects = Effects::default();
-    let (now, at) = (world.now, to as usize - 1);
+    let (moment, at) = (world.moment(), to as usize - 1);
     let before = world.cores[at].live();
     let said = world.cores[at].receive(
-        now,
-        now_ms(),
+        moment,
         NodeId([from; 16]),
         &wire::frame(&gossip.encode_body().unwrap()),
         &mut effects,
@@ -237,6 +248,20 @@ fn say(world: &mut World, from: u8, to: u8, updates: Vec<Member<Name>>) -> Resul
     world.record(at, &before);
     world.post(at, effects);
     said
+}
+
+/// `from` tells `to` that it is thought to be down.
+fn turn_undead(world: &mut World, from: u8, to: u8) {
+    let header = foca::Header {
+        src: current(world, from),
+        src_incarnation: 0,
+        dst: current(world, to),
+        message: Message::TurnUndead,
+    };
+    let bytes = wire::frame(&Gossip { header, updates: vec![] }.encode_body().unwrap());
+    let (moment, at, mut effects) = (world.moment(), to as usize - 1, Effects::default());
+    world.cores[at].receive(moment, NodeId([from; 16]), &bytes, &mut effects).unwrap();
+    world.post(at, effects);
 }
 
 fn current(world: &World, n: u8) -> Name {
@@ -334,9 +359,8 @@ fn gossip_in_the_name_of_another_node_is_denied() {
         updates: vec![],
     };
     let bytes = wire::frame(&gossip.encode_body().unwrap());
-    let now = world.now;
-    let err =
-        world.cores[1].receive(now, now_ms(), NodeId([1; 16]), &bytes, &mut Effects::default()).unwrap_err();
+    let now = world.moment();
+    let err = world.cores[1].receive(now, NodeId([1; 16]), &bytes, &mut Effects::default()).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Denied);
 }
 
@@ -346,7 +370,7 @@ fn descriptions_that_cannot_be_are_not_taken_over() {
     let mut bad = node(9);
     bad.addr = "127.0.0.1:22".parse().unwrap();
     let mut late = node(8);
-    late.generation = now_ms() + wire::MAX_AHEAD_MS + 1;
+    late.generation = world.moment().epoch_ms + wire::MAX_AHEAD_MS + 1;
     say(
         &mut world,
         1,
@@ -386,8 +410,8 @@ fn a_word_to_an_address_that_nobody_has_is_refused() {
     };
     let bytes = wire::frame(&gossip.encode_body().unwrap());
     let mut effects = Effects::default();
-    let now = world.now;
-    let err = world.cores[1].receive(now, now_ms(), NodeId([1; 16]), &bytes, &mut effects).unwrap_err();
+    let now = world.moment();
+    let err = world.cores[1].receive(now, NodeId([1; 16]), &bytes, &mut effects).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Invalid);
     assert!(effects.send.is_empty());
 }
@@ -396,7 +420,7 @@ fn a_word_to_an_address_that_nobody_has_is_refused() {
 fn a_changed_description_reaches_all_and_nobody_is_thought_dead() {
     let mut world = World::seeded(4);
     let mut effects = Effects::default();
-    let now = world.now;
+    let now = world.moment();
     world.cores[0].update(now, |n| n.zone = "b".into(), &mut effects).unwrap();
     world.post(0, effects);
     world.run(Duration::from_secs(10));
@@ -404,6 +428,30 @@ fn a_changed_description_reaches_all_and_nobody_is_thought_dead() {
         assert_eq!(core.live().iter().find(|n| n.id == node(1).id).unwrap().zone, "b");
     }
     assert!(world.deaths.is_empty(), "{:?}", world.deaths);
+}
+
+#[test]
+fn a_node_that_came_back_finds_the_others_though_they_look_for_it_elsewhere() {
+    let mut world = World::seeded(3);
+    // As dated as the true one, and its address beats the true one's: so 1 and 2 hold node 3 for another
+    // one that is down, and what they send to it arrives nowhere.
+    let mut forged = current(&world, 3).0;
+    forged.addr = ([10, 45, 0, 3], 4000).into();
+    let claim = Member::new(Name(forged.clone()), 0, State::Down);
+    for to in [1, 2] {
+        world.cores[to as usize - 1].heard.clear();
+        say(&mut world, 3 - to, to, vec![Member::alive(Name(forged.clone())), claim.clone()]).unwrap();
+        assert!(!world.live_ids(to as usize - 1).contains(&3), "the fault did not fire");
+    }
+    // What it says to them as it comes back is lost.
+    let before = current(&world, 3).0.generation;
+    turn_undead(&mut world, 1, 3);
+    assert!(current(&world, 3).0.generation > before, "node 3 did not come back");
+    world.wire.clear();
+    world.run(Duration::from_secs(30));
+    for at in 0..3 {
+        assert_eq!(world.live_ids(at), [1, 2, 3], "node {}", at + 1);
+    }
 }
 
 proptest! {
@@ -443,8 +491,8 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] ^= value;
             let mut effects = Effects::default();
-            let now = world.now;
-            let _ = world.cores[1].receive(now, now_ms(), NodeId([from; 16]), &bytes, &mut effects);
+            let now = world.moment();
+            let _ = world.cores[1].receive(now, NodeId([from; 16]), &bytes, &mut effects);
             world.post(1, effects);
         }
         world.run(Duration::from_secs(60));

@@ -88,7 +88,7 @@ fn a_held_origin_is_not_rushed() {
 #[test]
 fn read_ahead_comes_in_its_order_and_before_everything_planned() {
     let mut swarm = lone(cold(256), false);
-    swarm.handle(STEP, Input::Members(vec![id(0), id(1)]));
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1)])));
     drain(&mut swarm);
     swarm.handle(STEP, Input::Ahead(vec![202, 203, 100]));
     swarm.handle(STEP, Input::Met(vec![]));
@@ -102,7 +102,7 @@ fn read_ahead_comes_in_its_order_and_before_everything_planned() {
 fn holders_are_asked_for_the_head_of_the_order_first() {
     let mut swarm = lone(cold(256), false);
     let order = vec![200, 10, 150];
-    swarm.handle(STEP, Input::Members(vec![id(0), id(1)]));
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1)])));
     swarm.handle(STEP, Input::Order(order.clone()));
     drain(&mut swarm);
     join(&mut swarm, 1, ChunkSet::full(256));
