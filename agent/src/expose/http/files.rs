@@ -1,7 +1,7 @@
 //! Files over HTTP: an opened file and a request's headers in, a response out.
 //!
 //! What part is sent is decided in [`ranges`], how its bytes travel in
-//! [`body`](super::body). Never compressed, never redirected: clients resume by byte position.
+//! [`super::body`]. Never compressed, never redirected: clients resume by byte position.
 
 use std::{
     ops::Range,
