@@ -128,13 +128,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
     };
     slot.fill(agent.clone());
     let (mounted, outcome) = match fuse::mount(agent.clone(), &config.fuse).await {
-<<<<<<< HEAD
         Ok(mounted) => {
             (mounted, attend(&config, &agent, (http_addr, s3_addr), &mut door, &stop, ready).await)
         }
-=======
-        Ok(mounted) => (mounted, attend(&config, &agent, (http_addr, s3_addr), &mut door, &stop, ready).await),
->>>>>>> s3~1
         Err(e) => (None, Err(e)),
     };
 

@@ -179,7 +179,7 @@ impl Swarm {
     /// Parts with neighbours that a crowd has too many of: those who were first know almost everybody.
     fn thin_out(&mut self, chosen: &[NodeId]) {
         let reads = self.crowd.is_reader(self.me);
-        let spare = |id: &NodeId| !chosen.contains(id) && !(reads && self.crowd.is_reader(*id));
+        let spare = |id: &NodeId| !(chosen.contains(id) || reads && self.crowd.is_reader(*id));
         let mut spare: Vec<NodeId> = self.neighbours.keys().copied().filter(spare).collect();
         let readers =
             if reads { self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count() } else { 0 };

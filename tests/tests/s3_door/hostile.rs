@@ -29,6 +29,9 @@ impl Got {
     }
 }
 
+/// What is asked for, with which headers, and the status and code it is answered with.
+type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, &'a str);
+
 /// Sends bytes and reads until the door closes.
 fn send(door: &str, request: &[u8]) -> Got {
     let mut stream = TcpStream::connect(door).expect("the door is open");
@@ -80,7 +83,7 @@ fn requests(door: &str) {
     let table = "GET /zoo/data/table.parquet";
     let range = |value| vec![("Range", value)];
     #[rustfmt::skip]
-    let rows: Vec<(&str, Vec<(&str, &str)>, u16, &str)> = vec![
+    let rows: Vec<Row<'_>> = vec![
         // Ranges
         (table, range("bytes=5-2"), 416, "InvalidRange"),
         (table, range("bytes=-0"), 416, "InvalidRange"),
@@ -166,7 +169,7 @@ fn unsigned(door: &str) {
     let expired = "GET /zoo/data/empty?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=door-key%2F20010101%2Fus-east-1%2Fs3\
                    %2Faws4_request&X-Amz-Date=20010101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=00";
     #[rustfmt::skip]
-    let rows: Vec<(&str, Vec<(&str, &str)>, u16, &str)> = vec![
+    let rows: Vec<Row<'_>> = vec![
         ("GET /zoo/data/empty", skewed.to_vec(), 403, "RequestTimeTooSkewed"),
         ("GET /zoo/?list-type=2", skewed.to_vec(), 403, "RequestTimeTooSkewed"),
         (expired, vec![], 403, "AccessDenied"),
