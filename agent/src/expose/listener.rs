@@ -24,9 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::metrics;
 
 /// Request line and headers together; what exceeds this is answered 431.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// More headers than any client sends; beyond is 431.
-const MAX_HEADERS: usize = 128;
+pub(super) const MAX_HEADERS: usize = 128;
 /// Connections told to come back later may be this many times the connections served.
 const SHED_FACTOR: usize = 16;
 /// How long a connection over the limit may take to say what it wants.

@@ -1,4 +1,4 @@
-//! The HTTP door on its socket: every route through [`listener`](crate::expose::listener).
+//! The HTTP door on its socket: every route through `expose::listener`.
 //!
 //! Owns what a connection over the limit is told: health is answered, everything else 503.
 
@@ -34,13 +34,16 @@ pub async fn serve(
 ) -> Result<()> {
     let listen = listener.local_addr().at(|| "address of the HTTP door".to_owned())?;
     let router = router(agent, &config, listen, shutdown.clone())?;
-    let limits = Limits {
+    listener::serve(Routes(router), listener, limits(&config), shutdown, "HTTP").await;
+    Ok(())
+}
+
+fn limits(config: &HttpConfig) -> Limits {
+    Limits {
         max_connections: config.max_connections,
         idle_timeout: config.idle_timeout,
         drain_timeout: config.drain_timeout,
-    };
-    listener::serve(Routes(router), listener, limits, shutdown, "HTTP").await;
-    Ok(())
+    }
 }
 
 struct Routes(Router);
@@ -71,6 +74,7 @@ impl Answers for Routes {
 mod tests {
     use std::{
         net::SocketAddr,
+        sync::Arc,
         time::{Duration, Instant},
     };
 
@@ -81,6 +85,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::expose::listener::{MAX_HEAD_BYTES, MAX_HEADERS};
 
     struct Running {
         addr: SocketAddr,
@@ -233,13 +238,12 @@ mod tests {
         let answer = move |request: axum::extract::Request| async move {
             super::super::files::answer(request.method(), request.headers(), file)
         };
-        let server =
-            Server::new(Router::new().route("/model", axum::routing::any(answer)), HttpConfig::default());
+        let routes = Routes(Router::new().route("/model", axum::routing::any(answer)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, peer) = listener.accept().await.unwrap();
-        let place = server.admit().unwrap();
-        tokio::spawn(Arc::new(server).attend(accepted, peer, place, CancellationToken::new()));
+        let shutdown = CancellationToken::new();
+        let limits = limits(&HttpConfig::default());
+        let door = tokio::spawn(listener::serve(routes, listener, limits, shutdown.clone(), "HTTP"));
 
         stream.write_all(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut got = Vec::new();
@@ -256,6 +260,8 @@ mod tests {
         let (first, second) = got[head_bytes..].split_at(content.len());
         assert!(first == content);
         assert!(second.starts_with(b"HTTP/1.1 206") && second.ends_with(&content[content.len() - 3..]));
+        shutdown.cancel();
+        door.await.unwrap();
     }
 
     #[tokio::test]
