@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::metrics;
 
-/// Request line and headers together; what exceeds this is answered 431.
+/// Request line and headers together; what exceeds this by more than one read of a socket is answered 431.
 pub(super) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// More headers than any client sends; beyond is 431.
 pub(super) const MAX_HEADERS: usize = 128;

@@ -26,7 +26,8 @@ const CONTROL_PREFIX: &str = ".emberline";
 
 /// Whether `path` is a file of ours that stands beside a model without being part of it.
 pub fn is_control_file(path: &str) -> bool {
-    path == LISTING_FILE || path.split('/').any(|part| part.starts_with(CONTROL_PREFIX))
+    let name = path.rsplit('/').next();
+    name == Some(LISTING_FILE) || path.split('/').any(|part| part.starts_with(CONTROL_PREFIX))
 }
 
 /// # Errors
@@ -132,11 +133,12 @@ mod tests {
 
     #[test]
     fn control_files_are_not_part_of_a_model() {
+        // Where the model begins depends on who asks: the listing of a folder is nobody's file.
         let listed =
             files(&["b", ".emberline-manifest", "a/.emberline/x", LISTING_FILE, "a/emberline-files.json"]);
         let found = snapshot("ref", None, listed).unwrap();
         let paths: Vec<_> = found.files.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["a/emberline-files.json", "b"]);
+        assert_eq!(paths, ["b"]);
         assert_eq!(found.manifest.unwrap().path.as_str(), MANIFEST_FILE);
     }
 

@@ -6,24 +6,25 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use s3s::{
-    Body, S3Error, S3ErrorCode, S3Result,
+    Body, S3Error, S3ErrorCode,
     config::{S3Config, StaticConfigProvider},
     service::{S3Service, S3ServiceBuilder},
     validation::NameValidation,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::timeout::TimeoutBody;
 
 use super::{
     buckets::Buckets,
     credentials::{Credentials, unsign},
     errors::{said, told},
     hosts::Domains,
+    inner::Inner,
     objects::Objects,
     operations::Operations,
 };
 use crate::{
-    agent::Agent,
     config::{self, Config, S3DoorConfig},
     error::{Error, ErrorKind, IoContext, Result},
     expose::{
@@ -35,29 +36,12 @@ use crate::{
 
 /// How long a read or listing may take until its answer begins.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body of which nothing comes for this long is given up.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest body that is read whole: the list of a thousand long keys, or of ten thousand parts.
 const MAX_XML_BYTES: usize = 4 << 20;
 /// Fields of a form; forms are refused, but looked at for their signature.
 const MAX_FORM_BYTES: usize = 64 << 10;
-
-/// What every part of the door gets.
-pub(super) struct Inner {
-    agent: AgentSlot,
-    pub(super) buckets: Buckets,
-    pub(super) domains: Domains,
-    pub(super) credentials: Option<Credentials>,
-}
-
-impl Inner {
-    /// # Errors
-    /// `SlowDown` while the agent starts.
-    pub(super) fn agent(&self) -> S3Result<&Agent> {
-        self.agent.get().ok_or_else(|| {
-            let starting = ErrorKind::Unavailable { retry_after: Some(Duration::from_secs(1)) };
-            told(&Error::new(starting, "the agent is still starting"))
-        })
-    }
-}
 
 /// A door that is bound and not open yet.
 pub struct Door {
@@ -193,7 +177,8 @@ impl Answers for Requests {
         }
         let method = request.method().clone();
         let began = std::time::Instant::now();
-        let response = self.pass(request.map(Body::from)).await;
+        let response =
+            self.pass(request.map(|body| Body::http_body(TimeoutBody::new(BODY_STALL_TIMEOUT, body)))).await;
         metrics::http_request(&method, "s3", response.status().as_u16());
         tracing::debug!(
             %method, status = response.status().as_u16(), seconds = began.elapsed().as_secs_f64(),

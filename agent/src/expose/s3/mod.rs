@@ -12,6 +12,7 @@ mod credentials;
 mod door;
 mod errors;
 mod hosts;
+mod inner;
 mod listing;
 mod objects;
 mod operations;

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::{
     credentials::require,
-    door::Inner,
     errors::{said, told},
+    inner::Inner,
     listing::told_date,
 };
 use crate::{

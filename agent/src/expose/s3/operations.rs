@@ -16,8 +16,8 @@ use s3s::{
 };
 
 use super::{
-    door::Inner,
     errors::told_of_bucket,
+    inner::Inner,
     listing::{Listed, Wanted, date, name_in, token},
 };
 use crate::error::ErrorKind;
