@@ -140,6 +140,10 @@ impl Requests {
             }
             unsign(&mut request);
         }
+        if request.method() == Method::POST && declared_bytes(&request) > MAX_XML_BYTES as u64 {
+            let text = format!("a POST of more than {MAX_XML_BYTES} bytes is no list of keys or parts");
+            return refused(said(S3ErrorCode::EntityTooLarge, text));
+        }
         let is_upload = matches!(*request.method(), Method::PUT | Method::POST);
         let answer = AssertUnwindSafe(self.service.call(request)).catch_unwind();
         let answer = match is_upload {
@@ -186,6 +190,12 @@ impl Answers for Requests {
         );
         response
     }
+}
+
+/// The length that a request says its body has; 0 where it says none.
+fn declared_bytes(request: &Request<Body>) -> u64 {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    length.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// An error as an answer.
