@@ -3,18 +3,20 @@
 //! The one place that owns tasks and timers of the cluster. Everything it decides is decided by
 //! pure parts: the ring, the meeting place, and one state machine a swarm.
 
+mod leaving;
+
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,6 +46,7 @@ use crate::{
 pub use crate::embedding::{
     ClusterConfig, FIRST_HOST_SERVICE, Host, Limits, Observer, Parts, Unobserved, Work,
 };
+pub use leaving::HandOver;
 
 const MEET_SERVICE: u16 = 1;
 /// Homes of a key: successors on the ring.
@@ -70,6 +73,10 @@ struct Inner {
     meeting: Mutex<MeetingPlace>,
     tickets: AtomicU64,
     streams: Arc<tokio::sync::Semaphore>,
+    /// Whether this node is about to leave, and takes part in nothing new.
+    leaving: AtomicBool,
+    /// What would go with it, swarm by swarm, once it leaves.
+    parting: Mutex<Vec<watch::Receiver<u64>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -117,6 +124,8 @@ impl Cluster {
             meeting: Mutex::new(MeetingPlace::default()),
             tickets: AtomicU64::new(1),
             streams: Arc::new(tokio::sync::Semaphore::new(shared.config.streams_max)),
+            leaving: AtomicBool::new(false),
+            parting: Mutex::default(),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             host: parts.host,
@@ -255,7 +264,8 @@ impl Cluster {
         call::call(&*shared.transport, peer, service, body, deadline).await
     }
 
-    /// Leaves the cluster, ends every swarm and joins every task, within `deadline`.
+    /// Ends every swarm and joins every task, within `deadline`; after [`leave`](Self::leave), or others
+    /// notice only after a while.
     pub async fn shutdown(&self, deadline: Duration) {
         let end = tokio::time::Instant::now() + deadline;
         self.inner.shared.membership.leave(deadline / 2).await;
@@ -277,7 +287,7 @@ impl Cluster {
         {
             return Ok(Running { control: running.control.clone(), events: running.events.clone() });
         }
-        if self.inner.cancel.is_cancelled() {
+        if self.inner.cancel.is_cancelled() || self.inner.leaving.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down"));
         }
         if spec.chunk_bytes.iter().any(|b| *b == 0 || *b > MAX_CHUNK_BYTES) {
@@ -457,7 +467,7 @@ impl Cluster {
             // The homes may have changed with the members: tell the new ones what is here.
             let swarms = self.all_swarms();
             if !swarms.is_empty() && nodes.len() > 1 {
-                self.meet(&swarms, true).await;
+                self.meet(&swarms, !self.inner.leaving.load(Ordering::Relaxed)).await;
             }
             tokio::select! {
                 () = self.inner.cancel.cancelled() => return,
@@ -481,7 +491,7 @@ impl Cluster {
                 self.running_swarms()
             };
             if !swarms.is_empty() {
-                self.meet(&swarms, true).await;
+                self.meet(&swarms, !self.inner.leaving.load(Ordering::Relaxed)).await;
             }
         }
     }

@@ -22,9 +22,11 @@ use crate::{
 };
 
 /// The version of this file's frames; neighbours of the last version interwork.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The first version that knows [`Opening::UrgentChunk`].
 pub const VERSION_OF_URGENCY: u16 = 2;
+/// The first version that knows [`Word::Leaving`].
+pub const VERSION_OF_LEAVING: u16 = 3;
 /// The longest [`Opening`], [`ChunkReply`] or call header, in bytes.
 pub const HEAD_BYTES_MAX: usize = 4096;
 /// The longest [`Word`] or call body, in bytes.
@@ -102,6 +104,9 @@ pub enum Word {
     OriginHold(u32),
     /// The speaker leaves the swarm.
     Bye,
+    /// It is about to: it begins no more spans, and what only it holds should be asked of it now. Must not
+    /// be said to those who speak a version before [`VERSION_OF_LEAVING`].
+    Leaving,
 }
 
 /// How a call went; the body frame follows `Done`.
@@ -231,6 +236,7 @@ mod tests {
             Word::Unclaim(3),
             Word::OriginHold(1500),
             Word::Bye,
+            Word::Leaving,
         ]
     }
 
@@ -293,7 +299,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_never_panics(which in 0usize..6, at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn a_flipped_bit_never_panics(which in 0usize..7, at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let mut bytes = frame(&words()[which]).unwrap()[4..].to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

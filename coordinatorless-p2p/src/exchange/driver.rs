@@ -4,6 +4,7 @@
 //! stored on the blocking pool; a bounded number of chunks is in memory at a time.
 
 mod adopting;
+mod leaving;
 mod neighbourhood;
 mod readings;
 mod requests;
@@ -19,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
@@ -86,6 +87,8 @@ pub(crate) struct Driver {
     counter: u64,
     last_progress: Instant,
     last_company: Instant,
+    /// Who waits for this node to have handed over what only it holds, once it leaves.
+    leaving: Option<watch::Sender<u64>>,
 }
 
 impl Driver {
@@ -126,6 +129,7 @@ impl Driver {
             counter: 0,
             last_progress: began,
             last_company: began,
+            leaving: None,
         }
     }
 
@@ -160,6 +164,7 @@ impl Driver {
             while self.tasks.try_join_next().is_some() {}
             self.take_turn();
             self.act();
+            self.tell_what_would_go();
         }
         self.turn.leave();
         if let Ok(bye) = wire::frame(&Word::Bye) {
@@ -206,6 +211,8 @@ impl Driver {
                 }
                 self.swarm.handle(self.now(), Input::Members(ids));
             }
+            Control::Leave(told) => self.leave(told),
+            Control::LeaveNow => self.leave_now(),
             Control::End => {}
         }
     }
@@ -248,6 +255,9 @@ impl Driver {
     }
 
     fn wants_changed(&mut self) {
+        if self.leaving.is_some() {
+            return;
+        }
         let wanted = self.wishes.wanted(self.spec.chunk_bytes.len() as u32);
         let reads = self.wishes.source().is_some();
         let now = self.now();
@@ -354,6 +364,8 @@ impl Driver {
                 Output::Complete => {}
             }
         }
+        let hedged = self.swarm.hedged_bytes();
+        self.wishes.count(|p| p.hedged_bytes = hedged);
         self.wishes.tell(self.listeners.len());
     }
 }

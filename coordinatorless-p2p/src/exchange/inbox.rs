@@ -28,12 +28,22 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Control {
     Join(Box<Join>),
     Dropped(Ticket),
-    Urgent { ticket: Ticket, chunks: Vec<u32> },
-    Ahead { ticket: Ticket, chunks: Vec<u32> },
+    Urgent {
+        ticket: Ticket,
+        chunks: Vec<u32>,
+    },
+    Ahead {
+        ticket: Ticket,
+        chunks: Vec<u32>,
+    },
     Order(Vec<u32>),
     Matters(Ticket, Precedence),
     Participants(Vec<NodeId>),
     Members(Arc<[Member]>),
+    /// This node is about to leave; told, again and again, the bytes that would go with it.
+    Leave(watch::Sender<u64>),
+    /// What it still reads would not be taken in time.
+    LeaveNow,
     End,
 }
 

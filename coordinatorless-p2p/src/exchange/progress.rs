@@ -27,6 +27,8 @@ pub struct Progress {
     pub reused_bytes: u64,
     /// Bytes received in vain.
     pub wasted_bytes: u64,
+    /// Bytes asked of a second neighbour because the first was slow; at most so many came twice.
+    pub hedged_bytes: u64,
     /// Wanted bytes stored, whatever their source.
     pub held_bytes: u64,
     /// Participants exchanging with us now.
@@ -39,8 +41,8 @@ impl Progress {
     /// Whether the figures are the same, whatever the state.
     pub(crate) fn counts_as(&self, other: &Self) -> bool {
         let figures = |p: &Self| {
-            (p.origin_bytes, p.peer_bytes, p.reused_bytes, p.wasted_bytes, p.held_bytes, p.neighbours)
+            [p.origin_bytes, p.peer_bytes, p.reused_bytes, p.wasted_bytes, p.hedged_bytes, p.held_bytes]
         };
-        figures(self) == figures(other)
+        figures(self) == figures(other) && self.neighbours == other.neighbours
     }
 }

@@ -8,6 +8,8 @@
 //! by this node only while its claim stands; nothing is announced before it is stored.
 
 mod crowd;
+mod doubt;
+mod leaving;
 mod order;
 mod pace;
 mod peers;
@@ -40,6 +42,9 @@ use peers::Neighbour;
 use rush::Urgent;
 use shunning::Shunned;
 use spans::{Claim, Ranking, SpanState};
+
+/// The words of a greeting come within this time of the first.
+const GREETING: Duration = Duration::from_millis(20);
 
 /// Time since the swarm began, on the shell's monotonic clock.
 pub type Now = Duration;
@@ -128,10 +133,19 @@ struct Chunk {
     holders: u16,
     /// Of these, how many in this node's zone.
     near: u16,
+    /// Of all, who are about to leave.
+    going: u16,
     /// Requests under way to holders.
     asked: u8,
     /// All bytes are here or about to be stored; asked of nobody else.
     arriving: bool,
+}
+
+impl Chunk {
+    /// Whether everybody who holds it is about to leave.
+    fn goes(&self) -> bool {
+        self.holders == self.going
+    }
 }
 
 /// The state machine.
@@ -173,6 +187,8 @@ pub struct Swarm {
     hedged_bytes: u64,
     complete_said: bool,
     reads_origin: bool,
+    /// Whether this node is about to leave.
+    leaves: bool,
     announce: Vec<(u32, ChunkHash)>,
     out: VecDeque<Output>,
 }
@@ -192,7 +208,8 @@ impl Swarm {
     ) -> Self {
         let count = spec.chunk_bytes.len();
         let held = inventory.held;
-        let mut chunks = vec![Chunk { hash: None, holders: 0, near: 0, asked: 0, arriving: false }; count];
+        let unknown = Chunk { hash: None, holders: 0, near: 0, going: 0, asked: 0, arriving: false };
+        let mut chunks = vec![unknown; count];
         for (chunk, hash) in chunks.iter_mut().zip(inventory.hashes) {
             let source = if trusted { HashSource::Manifest } else { HashSource::Myself };
             chunk.hash = hash.map(|h| (h, source));
@@ -243,6 +260,7 @@ impl Swarm {
             hedged_bytes: 0,
             complete_said: false,
             reads_origin: true,
+            leaves: false,
             announce: Vec::new(),
             out: VecDeque::new(),
         };
@@ -252,8 +270,18 @@ impl Swarm {
 
     /// Takes in what happened and decides what follows; the decisions wait in [`poll`](Self::poll).
     pub fn handle(&mut self, now: Now, input: Input) {
+        // Who greets says next what it reads: deciding in between would read the same spans.
+        let goes_on = match &input {
+            Input::Joined { .. } => true,
+            Input::Claimed { peer, .. } => {
+                self.neighbours.get(peer).is_some_and(|n| now < n.greeted + GREETING)
+            }
+            _ => false,
+        };
         self.take(now, input);
-        self.decide(now);
+        if !goes_on {
+            self.decide(now);
+        }
     }
 
     /// Takes in what happened and decides nothing yet: for many inputs at a time, the last of which is
@@ -269,6 +297,9 @@ impl Swarm {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));
             }
             Input::Left(peer) => self.peer_left(peer),
+            Input::Leaving(peer) => self.peer_leaves(now, peer),
+            Input::Leave => self.leave(),
+            Input::LeaveNow => self.give_readings_up(),
             Input::Have { peer, items } => self.peer_has(now, peer, items),
             Input::Claimed { peer, span } => self.peer_claimed(now, peer, span),
             Input::Unclaimed { peer, span } => self.peer_unclaimed(peer, span),
@@ -374,6 +405,11 @@ impl Swarm {
         self.wanted.iter().filter(orphan).map(|c| u64::from(self.len(c))).sum()
     }
 
+    /// Bytes asked of a second holder because the first was slow: what came twice is at most this.
+    pub fn hedged_bytes(&self) -> u64 {
+        self.hedged_bytes
+    }
+
     fn len(&self, index: u32) -> u32 {
         self.spec.chunk_bytes[index as usize]
     }
@@ -384,13 +420,17 @@ impl Swarm {
     }
 
     fn decide(&mut self, now: Now) {
-        if self.missing == 0 {
+        if self.missing == 0 || self.leaves {
             return;
+        }
+        let looks = now >= self.hedge_at;
+        if looks {
+            self.hedge_at = now + HEDGE_EVERY;
+            self.doubt_the_silent(now);
         }
         self.rank(now);
         self.ask_holders(now);
-        if now >= self.hedge_at {
-            self.hedge_at = now + HEDGE_EVERY;
+        if looks {
             self.hedge(now);
         }
         self.read_origin(now);

@@ -11,6 +11,15 @@ use crate::{
     node::NodeId,
 };
 
+/// What a holder counts as.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// It is in this node's zone.
+    pub(super) near: bool,
+    /// It is about to leave.
+    pub(super) leaving: bool,
+}
+
 /// A request under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
@@ -26,6 +35,10 @@ pub(super) struct Neighbour {
     pub(super) held: ChunkSet,
     wanted: Option<ChunkSet>,
     reads_origin: bool,
+    /// It is silent: what it holds is not counted on.
+    pub(super) doubted: bool,
+    /// When it said that it goes.
+    pub(super) leaving: Option<Now>,
     /// Chunks it holds that may be missing here; cleaned when drawn from.
     offers: Vec<u32>,
     pub(super) asked: BTreeMap<u32, Asked>,
@@ -33,6 +46,8 @@ pub(super) struct Neighbour {
     /// Smoothed bytes per second of requests to it; 0 until the first answer.
     pub(super) rate: f64,
     pub(super) round_trip: Duration,
+    /// When it said what it holds.
+    pub(super) greeted: Now,
     /// When it last stored, claimed or answered anything.
     pub(super) progress: Now,
     /// Not asked before then, after a failure.
@@ -54,10 +69,13 @@ impl Neighbour {
             held,
             wanted,
             reads_origin,
+            doubted: false,
+            leaving: None,
             asked: BTreeMap::new(),
             asked_bytes: 0,
             rate: 0.0,
             round_trip: Duration::ZERO,
+            greeted: now,
             progress: now,
             rest_until: Duration::ZERO,
             failures: 0,
@@ -81,6 +99,34 @@ impl Neighbour {
     /// Forgets what was offered and offers everything it holds that is not in `held`.
     pub(super) fn offer_all(&mut self, held: &ChunkSet) {
         self.offers = self.held.iter().filter(|&c| !held.contains(c)).collect();
+    }
+
+    /// It begins to read nothing more.
+    /// False if it said so before.
+    pub(super) fn leave(&mut self, now: Now) -> bool {
+        self.reads_origin = false;
+        let first = self.leaving.is_none();
+        self.leaving.get_or_insert(now);
+        first
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        Standing { near: self.same_zone, leaving: self.leaving.is_some() }
+    }
+
+    /// Forgets what was offered for `offers`.
+    pub(super) fn offer_only(&mut self, offers: Vec<u32>) {
+        self.offers = offers;
+    }
+
+    /// Whether nothing is offered that was not found void.
+    pub(super) fn offers_nothing(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    /// Whether it wants a chunk and does not hold it.
+    pub(super) fn wants(&self, index: u32) -> bool {
+        !self.held.contains(index) && self.wanted.as_ref().is_none_or(|w| w.contains(index))
     }
 
     /// Whether it will read some of these chunks from the origin.
@@ -135,19 +181,34 @@ impl Swarm {
             self.shun(now, peer, "sent a bitmap of another size");
             return;
         }
-        self.peer_left(peer);
+        let before = self.part_from(peer);
         neighbour.offer_all(&self.held);
+        if let Some(before) = before {
+            self.go_on_asking(peer, &mut neighbour, before);
+        }
         for index in neighbour.held.iter() {
-            self.holder_gained(now, index, neighbour.same_zone);
+            self.holder_gained(now, index, neighbour.standing());
         }
         self.neighbours.insert(peer, neighbour);
         self.ranking.is_stale = true;
     }
 
-    fn holder_gained(&mut self, now: Now, index: u32, is_near: bool) {
+    /// A neighbour does not hold a chunk any more, or is not counted on for it.
+    pub(super) fn holder_lost(&mut self, index: u32, standing: Standing) {
+        let chunk = &mut self.chunks[index as usize];
+        chunk.holders -= 1;
+        chunk.near -= u16::from(standing.near);
+        chunk.going -= u16::from(standing.leaving);
+        if chunk.holders == 0 && self.lacks(index) {
+            self.span_mut(index).settle(false);
+        }
+    }
+
+    pub(super) fn holder_gained(&mut self, now: Now, index: u32, standing: Standing) {
         let chunk = &mut self.chunks[index as usize];
         chunk.holders += 1;
-        chunk.near += u16::from(is_near);
+        chunk.near += u16::from(standing.near);
+        chunk.going += u16::from(standing.leaving);
         if chunk.holders == 1 && self.lacks(index) {
             let bytes = self.len(index);
             self.span_mut(index).settle(true);
@@ -156,7 +217,35 @@ impl Swarm {
     }
 
     pub(super) fn peer_left(&mut self, peer: NodeId) {
-        let Some(gone) = self.neighbours.remove(&peer) else { return };
+        let Some(gone) = self.part_from(peer) else { return };
+        for index in gone.asked.into_keys() {
+            self.cancel(peer, index);
+        }
+    }
+
+    fn cancel(&mut self, peer: NodeId, index: u32) {
+        self.chunks[index as usize].asked -= 1;
+        self.inflight_bytes -= u64::from(self.len(index));
+        self.out.push_back(Output::Cancel { peer, index });
+    }
+
+    /// A neighbour that greets anew is asked for what it was asked before, as far as it still has it.
+    fn go_on_asking(&mut self, peer: NodeId, neighbour: &mut Neighbour, before: Neighbour) {
+        neighbour.rate = before.rate;
+        neighbour.round_trip = before.round_trip;
+        for (index, asked) in before.asked {
+            if neighbour.held.contains(index) {
+                neighbour.asked_bytes += u64::from(self.len(index));
+                neighbour.asked.insert(index, asked);
+            } else {
+                self.cancel(peer, index);
+            }
+        }
+    }
+
+    /// Forgets what a neighbour holds and does; what it was asked for is the caller's to settle.
+    fn part_from(&mut self, peer: NodeId) -> Option<Neighbour> {
+        let gone = self.neighbours.remove(&peer)?;
         self.ranking.is_stale = true;
         for index in gone.held.iter() {
             let here = self.held.contains(index);
@@ -165,25 +254,20 @@ impl Swarm {
                 // Nobody vouches for it any more; whoever holds the chunk will say it again.
                 chunk.hash = None;
             }
-            chunk.holders -= 1;
-            chunk.near -= u16::from(gone.same_zone);
-            if chunk.holders == 0 && self.lacks(index) {
-                self.span_mut(index).settle(false);
+            if !gone.doubted {
+                self.holder_lost(index, gone.standing());
             }
-        }
-        for index in gone.asked.keys() {
-            self.chunks[*index as usize].asked -= 1;
-            self.inflight_bytes -= u64::from(self.len(*index));
-            self.out.push_back(Output::Cancel { peer, index: *index });
         }
         for span in &mut self.spans {
             if span.claim.is_some_and(|c| c.by == peer) {
                 span.claim = None;
             }
         }
+        Some(gone)
     }
 
     pub(super) fn peer_has(&mut self, now: Now, peer: NodeId, items: Vec<(u32, ChunkHash)>) {
+        self.believe_again(now, peer);
         for (index, hash) in items {
             let Some(chunk) = self.chunks.get(index as usize) else {
                 self.shun(now, peer, "announced a chunk past the end");
@@ -198,14 +282,15 @@ impl Swarm {
                 Some(_) => {}
                 None => self.chunks[index as usize].hash = Some((hash, HashSource::Peer(peer))),
             }
+            let first = self.takes_first_if_leaving(peer, index);
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
             neighbour.progress = now;
             if neighbour.held.insert(index) {
-                if !self.held.contains(index) {
+                if first && !self.held.contains(index) {
                     neighbour.offer(index);
                 }
-                let is_near = neighbour.same_zone;
-                self.holder_gained(now, index, is_near);
+                let standing = neighbour.standing();
+                self.holder_gained(now, index, standing);
             }
             let span = self.span_mut(index);
             if let Some(claim) = &mut span.claim
@@ -237,6 +322,7 @@ impl Swarm {
     pub(super) fn received(&mut self, now: Now, peer: NodeId, index: u32, round_trip: Option<Duration>) {
         let bytes = self.spec.chunk_bytes.get(index as usize).copied().unwrap_or(0);
         let Some(asked) = self.take_request(peer, index) else { return };
+        self.believe_again(now, peer);
         self.received_bytes += u64::from(bytes);
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
             let took = now.saturating_sub(asked.at).as_secs_f64().max(1e-6);
@@ -260,15 +346,15 @@ impl Swarm {
             }
             self.take_request(peer, index);
             self.shun(now, peer, "served bytes that do not have their hash");
-            self.handle_offers(index);
+            self.offer_again(index);
             return;
         }
         if self.take_request(peer, index).is_none() {
             return;
         }
-        let (unheld, was_near) = {
+        let (unheld, standing) = {
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
-            let unheld = if why == ErrorKind::NotFound {
+            let unheld = if why == ErrorKind::NotFound && !neighbour.doubted {
                 neighbour.held.remove(index)
             } else {
                 neighbour.failures = (neighbour.failures + 1).min(6);
@@ -276,19 +362,14 @@ impl Swarm {
                 neighbour.offer(index);
                 false
             };
-            (unheld, neighbour.same_zone)
+            (unheld, neighbour.standing())
         };
         if unheld {
-            let chunk = &mut self.chunks[index as usize];
-            chunk.holders -= 1;
-            chunk.near -= u16::from(was_near);
-            if chunk.holders == 0 && self.lacks(index) {
-                self.span_mut(index).settle(false);
-            }
+            self.holder_lost(index, standing);
         }
     }
 
-    fn handle_offers(&mut self, index: u32) {
+    pub(super) fn offer_again(&mut self, index: u32) {
         for neighbour in self.neighbours.values_mut() {
             neighbour.offer(index);
         }

@@ -102,13 +102,19 @@ impl Swarm {
 
     fn draw_for(&mut self, now: Now, peer: NodeId) -> Option<u32> {
         let stuck = self.stuck_after();
+        let leaving = self.neighbours.get(&peer).is_some_and(|n| n.leaving.is_some());
+        if leaving && self.neighbours.get(&peer).is_some_and(|n| n.offers_nothing()) {
+            self.offer_what_goes(now, peer);
+        }
         let Self { neighbours, chunks, wanted, held, spans, span_of, ranking, rng, .. } = self;
         let neighbour = neighbours.get_mut(&peer)?;
         let is_near = neighbour.same_zone;
         let brings = |c: u32| is_near || chunks[c as usize].near == 0 && ranking.brings(span_of[c as usize]);
+        // Who leaves is asked only for what may go with it, whatever the zone of whoever is to take it.
+        let is_due = |c: u32| if leaving { chunks[c as usize].goes() } else { brings(c) };
         neighbour.draw(
             rng,
-            |c| held.contains(c) || !wanted.contains(c) || !brings(c),
+            |c| held.contains(c) || !wanted.contains(c) || !is_due(c),
             |c| {
                 let chunk = chunks[c as usize];
                 let coming = spans[span_of[c as usize] as usize].is_coming(c, now, stuck);
@@ -129,12 +135,7 @@ impl Swarm {
 
     /// Sends requests that take far longer than usual to a second holder.
     pub(super) fn hedge(&mut self, now: Now) {
-        let mut rates: Vec<f64> = self.neighbours.values().map(|n| n.rate).filter(|r| *r > 0.0).collect();
-        if rates.is_empty() {
-            return;
-        }
-        rates.sort_by(f64::total_cmp);
-        let usual = rates[rates.len() / 2];
+        let Some(usual) = self.usual_rate() else { return };
         let mut late = Vec::new();
         for (id, n) in &self.neighbours {
             for (index, asked) in &n.asked {

@@ -48,6 +48,12 @@ pub enum Input {
     },
     /// A participant left, died or became unreachable.
     Left(NodeId),
+    /// A participant is about to leave: it begins to read nothing more, and serves for a while yet.
+    Leaving(NodeId),
+    /// This node is: nothing more is asked for, and no reading begun.
+    Leave,
+    /// What this node still reads would not be here in time.
+    LeaveNow,
     /// A neighbour stored chunks.
     Have {
         /// Who.

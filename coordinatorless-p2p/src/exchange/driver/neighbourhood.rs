@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Driver, Speaker};
 use crate::{
-    chunk::ChunkHash,
+    chunk::{ChunkHash, ChunkSet},
     error::Result,
     exchange::{
         inbox::{Event, Talker},
@@ -24,7 +24,7 @@ use crate::{
 impl Driver {
     /// Speaks to a participant, instead of what was said to it so far.
     pub(super) fn speak_to(&mut self, id: NodeId) {
-        if let Ok(first) = self.greeting() {
+        if let Ok(first) = self.greeting(id) {
             self.speak(id, first);
         }
     }
@@ -46,13 +46,19 @@ impl Driver {
         });
     }
 
-    fn greeting(&self) -> Result<Vec<Bytes>> {
+    fn greeting(&self, to: NodeId) -> Result<Vec<Bytes>> {
         let held = self.swarm.held().clone();
         let items: Vec<(u32, ChunkHash)> =
             held.iter().filter_map(|i| self.swarm.hash(i).map(|h| (i, h))).collect();
-        let wanted = Some(self.swarm.wanted().clone()).filter(|w| !w.is_full());
-        let reads_origin = self.wishes.source().is_some();
+        let wanted = match self.leaving {
+            Some(_) => Some(ChunkSet::new(held.universe())),
+            None => Some(self.swarm.wanted().clone()).filter(|w| !w.is_full()),
+        };
+        let reads_origin = self.wishes.source().is_some() && self.leaving.is_none();
         let mut frames = vec![wire::frame(&Word::Hello { held, wanted, reads_origin })?];
+        if self.leaving.is_some() && self.knows_of_leaving(to) {
+            frames.push(wire::frame(&Word::Leaving)?);
+        }
         for span in self.swarm.reading() {
             frames.push(wire::frame(&Word::Claim(span))?);
         }
@@ -92,6 +98,7 @@ impl Driver {
                 let until = now + Duration::from_millis(ms.min(300_000).into());
                 self.swarm.handle(now, Input::OriginHold { until });
             }
+            Word::Leaving => self.swarm.handle(now, Input::Leaving(from)),
         }
     }
 
@@ -122,11 +129,26 @@ impl Driver {
         }
     }
 
+    /// Whether a neighbour understands that this node is about to leave.
+    fn knows_of_leaving(&self, id: NodeId) -> bool {
+        self.versions.get(&id).is_some_and(|version| *version >= wire::VERSION_OF_LEAVING)
+    }
+
+    /// Says that this node is about to leave. Who does not understand it hears the farewell only.
+    pub(super) fn say_leaving(&mut self) {
+        let Ok(frame) = wire::frame(&Word::Leaving) else { return };
+        self.tell(&frame, |driver, id| driver.knows_of_leaving(id));
+    }
+
     pub(super) fn broadcast(&mut self, frame: &Bytes) {
+        self.tell(frame, |_, _| true);
+    }
+
+    fn tell(&mut self, frame: &Bytes, whom: impl Fn(&Self, NodeId) -> bool) {
         let full: Vec<NodeId> = self
             .speakers
             .iter()
-            .filter(|(_, s)| s.queue.try_send(frame.clone()).is_err())
+            .filter(|(id, s)| whom(self, **id) && s.queue.try_send(frame.clone()).is_err())
             .map(|(id, _)| *id)
             .collect();
         for id in full {
