@@ -10,7 +10,8 @@ use std::{
 };
 
 use coordinatorless_p2p::{
-    ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId, NodeKey, SwarmId,
+    ChunkSet, ChunkStore, ClusterSecret, Identity, IoContext, Membership, MembershipConfig, Node, NodeId,
+    NodeKey, SwarmId,
     cluster::{self, Cluster, ClusterConfig, Observer, Parts, Work},
     transport::{
         Transport,
@@ -22,13 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        ArtifactInfo, LimitChange, Limits, Member, PathAnswer, Plan, PlanRequest, Problem, PublishReport,
-        PullRequest, PullStatus, ReadingOrderInfo, ScaleHook, Status, VerifyReport, WarmRequest, WarmStatus,
+        ArtifactInfo, DrainHook, DrainReport, HeldFile, LimitChange, Limits, Member, PathAnswer, Plan,
+        PlanRequest, Problem, PublishReport, PullRequest, PullStatus, ReadingOrderInfo, ScaleHook, Status,
+        VerifyReport, WarmRequest, WarmStatus,
     },
     config::{ClusterSettings, Config},
+    departure::Departure,
     engine::Engine,
     error::{Error, ErrorKind, Result},
     host::AgentHost,
+    manifest::Blueprint,
     metrics,
     namespace::Namespace,
     origin::Origins,
@@ -57,6 +61,7 @@ struct Inner {
     namespace: Namespace,
     warms: Warms,
     upkeep: Upkeep,
+    departure: Departure,
     config: Config,
 }
 
@@ -127,7 +132,8 @@ impl Agent {
         let reader = Reader::new(pulls.clone(), namespace.clone(), config.reader.clone(), ttl);
         let warms = Warms::new(pulls.clone());
         let upkeep = Upkeep::start(engine.clone(), identity, &config.store);
-        let inner = Arc::new(Inner { engine, pulls, reader, namespace, warms, upkeep, config });
+        let departure = Departure::default();
+        let inner = Arc::new(Inner { engine, pulls, reader, namespace, warms, upkeep, departure, config });
         Ok(Self { inner })
     }
 
@@ -237,6 +243,18 @@ impl Agent {
         let swarm = self.inner.find(named)?.to_string();
         let found = self.artifacts(false).await.into_iter().find(|a| a.swarm == swarm);
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{named} is not on this node")))
+    }
+
+    /// What is here of each file of an artifact, whole or not.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not here.
+    pub fn held(&self, named: &str) -> Result<Vec<HeldFile>> {
+        let swarm = self.inner.find(named)?;
+        let gone = || Error::new(ErrorKind::NotFound, format!("{named} is not on this node"));
+        let blueprint = self.inner.engine.store.blueprint(swarm).ok_or_else(gone)?;
+        let held = self.inner.engine.store.inventory(swarm)?.held;
+        Ok(held_files(&blueprint, &held))
     }
 
     /// Where a complete artifact is.
@@ -360,6 +378,7 @@ impl Agent {
         let node = members.iter().find(|m| m.id == me).cloned();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            leaving: inner.engine.cancel.is_cancelled(),
             members: members.iter().filter(|m| m.state == "alive").count(),
             seed_errors: inner.engine.cluster.membership().seed_errors().iter().map(Problem::from).collect(),
             node: node.unwrap_or_else(|| Member {
@@ -396,7 +415,7 @@ impl Agent {
     /// `Unavailable` while stopping; `Full` when the disk cannot take a byte.
     pub fn ready(&self) -> Result<()> {
         if self.inner.engine.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is stopping"));
+            return Err(Error::new(ErrorKind::UNAVAILABLE, "this agent is leaving the cluster"));
         }
         if self.inner.engine.store.space().free_bytes == 0 {
             let dir = self.inner.config.data_dir.display();
@@ -408,7 +427,43 @@ impl Agent {
     /// Ends the jobs under way: who follows them hears that this agent is going. To be called before the
     /// doors close.
     pub fn stop_jobs(&self) {
+        self.inner.engine.cluster.begin_leaving();
         self.inner.engine.cancel.cancel();
+    }
+
+    /// Ends the jobs, hands over what only this node holds and leaves the cluster, within the deadline.
+    /// The agent serves on what is here, to this machine. A second call waits for the first.
+    ///
+    /// # Errors
+    /// `Invalid` for a deadline that is none.
+    pub async fn drain(&self, hook: DrainHook) -> Result<DrainReport> {
+        let deadline = match hook.deadline_seconds {
+            None => self.inner.config.shutdown_deadline,
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|deadline| *deadline <= DRAIN_MAX)
+                .ok_or_else(|| {
+                    let text = format!("deadline_seconds is {seconds}, which is not between 0 and 86400");
+                    Error::new(ErrorKind::Invalid, text)
+                })?,
+        };
+        tracing::info!(seconds = deadline.as_secs_f64(), "told to leave the cluster");
+        self.stop_jobs();
+        let agent = self.clone();
+        // On a task of its own: whoever asked may hang up, and leaving goes on. A stop waits for it.
+        let left =
+            tokio::spawn(
+                async move { agent.inner.departure.leave(&agent.inner.engine.cluster, deadline).await },
+            );
+        left.await.map_err(|e| Error::with_source(ErrorKind::Cancelled, "leaving was cut short", e))
+    }
+
+    /// Hands over what only this node holds and leaves the cluster, within `deadline`; or waits so long for
+    /// an earlier call that does. To be called after [`stop_jobs`](Self::stop_jobs).
+    pub async fn leave(&self, deadline: Duration) {
+        let left = self.inner.departure.leave(&self.inner.engine.cluster, deadline);
+        // A hook that was given more time goes on by itself; a farewell has a little more than the rest.
+        let _ = tokio::time::timeout(deadline + deadline / 4, left).await;
     }
 
     /// Stops accepting, drains until `deadline`, says goodbye, syncs.
@@ -423,11 +478,34 @@ impl Agent {
                 self.inner.upkeep.drain()
             )
         };
-        let _ = tokio::time::timeout(deadline / 4, jobs).await;
-        self.inner.engine.cluster.shutdown(deadline / 2).await;
+        let jobs = tokio::time::timeout(deadline / 4, jobs);
+        // Who leaves serves meanwhile; that jobs end takes none of the time for it.
+        let _ = tokio::join!(jobs, self.leave(deadline / 2));
+        self.inner.engine.cluster.shutdown(deadline / 4).await;
         let rest = end.saturating_duration_since(tokio::time::Instant::now());
         self.inner.engine.store.close(rest.max(Duration::from_secs(1))).await;
     }
+}
+
+/// The longest notice: a day.
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Neighbouring chunks become one range.
+fn held_files(blueprint: &Blueprint, held: &ChunkSet) -> Vec<HeldFile> {
+    let mut files: Vec<HeldFile> = blueprint
+        .files
+        .iter()
+        .map(|file| HeldFile { path: file.path.to_string(), size: file.size, ranges: Vec::new() })
+        .collect();
+    for place in held.iter().filter_map(|index| blueprint.place(index)) {
+        let ranges = &mut files[place.file].ranges;
+        let end = place.offset + u64::from(place.bytes);
+        match ranges.last_mut() {
+            Some(last) if last.1 == place.offset => last.1 = end,
+            _ => ranges.push((place.offset, end)),
+        }
+    }
+    files
 }
 
 /// In settings and on the wire 0 stands for no limit.

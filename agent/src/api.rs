@@ -185,6 +185,9 @@ pub struct Sources {
     pub reused: u64,
     /// Received in vain: lost hedges, bytes that failed their hash.
     pub wasted: u64,
+    /// Asked of a second node because the first was slow; at most so much came twice.
+    #[serde(default)]
+    pub hedged: u64,
 }
 
 /// How a pull is getting on. One of these is sent at every change, and at most ten a second.
@@ -448,6 +451,27 @@ pub struct ScaleHook {
     pub priority: Option<Priority>,
 }
 
+/// A node is told that it will be gone, by a spot notice or before maintenance. `POST /v1/hooks/drain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainHook {
+    /// How long handing over may take, in seconds from now; `shutdown_deadline` of the configuration if
+    /// absent.
+    #[serde(alias = "deadline")]
+    pub deadline_seconds: Option<f64>,
+}
+
+/// How a node left the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DrainReport {
+    /// Bytes that it alone held when it was told, as far as it knew, and others wanted.
+    pub alone_bytes: u64,
+    /// What of that nobody had taken at the deadline: the origin is read again for it.
+    pub left_bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
 /// How a warm-up is getting on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WarmStatus {
@@ -545,6 +569,17 @@ pub struct ArtifactInfo {
     pub path: Option<PathBuf>,
 }
 
+/// What is here of one file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeldFile {
+    /// The file, within the artifact.
+    pub path: String,
+    /// Its size.
+    pub size: u64,
+    /// Verified bytes that are here: first, and the one after the last; ascending, apart from each other.
+    pub ranges: Vec<(u64, u64)>,
+}
+
 /// Asks to hash an artifact again. `POST /v1/verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -632,6 +667,9 @@ pub struct Status {
     pub version: String,
     /// This node.
     pub node: Member,
+    /// Whether it is leaving the cluster, or has left: it pulls nothing more.
+    #[serde(default)]
+    pub leaving: bool,
     /// Live members, this one included.
     pub members: usize,
     /// Why seeds could not be reached when they were last tried, where they could not.

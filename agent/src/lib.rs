@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod api;
 pub mod config;
+mod departure;
 mod engine;
 pub mod error;
 pub mod expose;

@@ -24,6 +24,7 @@ const ORIGIN_BYTES: &str = "emberline_origin_bytes_total";
 const PEER_BYTES: &str = "emberline_peer_bytes_total";
 const REUSED_BYTES: &str = "emberline_reused_bytes_total";
 const WASTED_BYTES: &str = "emberline_wasted_bytes_total";
+const HEDGED_BYTES: &str = "emberline_hedged_bytes_total";
 const SERVED_BYTES: &str = "emberline_served_bytes_total";
 const CROSS_ZONE_BYTES: &str = "emberline_cross_zone_bytes_total";
 const COST: &str = "emberline_cost";
@@ -104,6 +105,7 @@ fn describe() {
             "wanted bytes that were on this disk already, under this or another name",
         ),
         (WASTED_BYTES, Unit::Bytes, "bytes received in vain: lost hedges, and bytes that failed their hash"),
+        (HEDGED_BYTES, Unit::Bytes, "bytes asked of a second node because the first was slow"),
         (SERVED_BYTES, Unit::Bytes, "bytes handed out, by door"),
         (CROSS_ZONE_BYTES, Unit::Bytes, "bytes received from nodes of other zones"),
         (STALLS, Unit::Count, "sources given up because nothing came within the stall time-out, by reason"),
@@ -153,9 +155,16 @@ fn describe() {
 
 /// A series that is absent until the first event breaks rates and alerts on it.
 fn start_at_zero() {
-    for name in
-        [ORIGIN_BYTES, PEER_BYTES, REUSED_BYTES, WASTED_BYTES, URGENT_CHUNKS, CROSS_ZONE_BYTES, HTTP_SHED]
-    {
+    for name in [
+        ORIGIN_BYTES,
+        PEER_BYTES,
+        REUSED_BYTES,
+        WASTED_BYTES,
+        HEDGED_BYTES,
+        URGENT_CHUNKS,
+        CROSS_ZONE_BYTES,
+        HTTP_SHED,
+    ] {
         counter!(name).increment(0);
     }
     for door in Door::ALL {
@@ -315,10 +324,14 @@ impl Found {
 
 /// Counts bytes by where they came from; `since_last` are those since the call before.
 pub fn received(since_last: Sources) {
-    let Sources { origin, peers, reused, wasted } = since_last;
-    for (name, bytes) in
-        [(ORIGIN_BYTES, origin), (PEER_BYTES, peers), (REUSED_BYTES, reused), (WASTED_BYTES, wasted)]
-    {
+    let Sources { origin, peers, reused, wasted, hedged } = since_last;
+    for (name, bytes) in [
+        (ORIGIN_BYTES, origin),
+        (PEER_BYTES, peers),
+        (REUSED_BYTES, reused),
+        (WASTED_BYTES, wasted),
+        (HEDGED_BYTES, hedged),
+    ] {
         if bytes > 0 {
             counter!(name).increment(bytes);
         }
@@ -460,7 +473,7 @@ mod tests {
     fn counts_show_up_under_their_labels() {
         install();
         let before = render();
-        received(Sources { origin: 7, peers: 5, reused: 3, wasted: 1 });
+        received(Sources { origin: 7, peers: 5, reused: 3, wasted: 1, hedged: 2 });
         pull_ended(Err(ErrorKind::Full));
         phase(Phase::Publishing, Duration::from_millis(30));
         let after = render();

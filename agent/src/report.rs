@@ -140,6 +140,7 @@ impl Reporter {
             peers: state.base.peers + since.peers,
             reused: state.base.reused + since.reused,
             wasted: state.base.wasted + since.wasted,
+            hedged: state.base.hedged + since.hedged,
         };
         let tell = state.told.elapsed() >= REPORT_EVERY;
         self.status.send_if_modified(|s| {
@@ -205,6 +206,7 @@ impl Reporter {
                 peers: sources.peers - state.counted.peers,
                 reused: sources.reused - state.counted.reused,
                 wasted: sources.wasted - state.counted.wasted,
+                hedged: sources.hedged - state.counted.hedged,
             };
             state.counted = sources;
             metrics::received(fresh);
@@ -213,6 +215,7 @@ impl Reporter {
             totals.sources.peers += fresh.peers;
             totals.sources.reused += fresh.reused;
             totals.sources.wasted += fresh.wasted;
+            totals.sources.hedged += fresh.hedged;
             let fetched = sources.origin + sources.peers;
             if let Some(began) = state.fetch_began
                 && fetched > 0
@@ -249,5 +252,6 @@ fn sources_since(before: &Progress, now: &Progress) -> Sources {
         peers: now.peer_bytes.saturating_sub(before.peer_bytes),
         reused: now.reused_bytes.saturating_sub(before.reused_bytes),
         wasted: now.wasted_bytes.saturating_sub(before.wasted_bytes),
+        hedged: now.hedged_bytes.saturating_sub(before.hedged_bytes),
     }
 }

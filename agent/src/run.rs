@@ -141,9 +141,13 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bou
     }
     stop.cancel();
     let stopping = Instant::now();
-    if !door.is_finished() {
-        let _ = door.await;
-    }
+    // At once, while the door still answers: what only this node has is wanted by others now.
+    let closed = async {
+        if !door.is_finished() {
+            let _ = (&mut door).await;
+        }
+    };
+    tokio::join!(agent.leave(config.shutdown_deadline / 2), closed);
     agent.shutdown(config.shutdown_deadline.saturating_sub(stopping.elapsed())).await;
     tracing::info!(seconds = stopping.elapsed().as_secs_f64(), "stopped");
     outcome

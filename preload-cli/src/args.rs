@@ -61,6 +61,7 @@ pub(crate) enum Asking {
     Rm(command::rm::Rm),
     Members(command::members::Members),
     Limit(command::limit::Limit),
+    Drain(command::drain::Drain),
     Agent(command::agent::Agent),
     Demo(demo::Demo),
 }
@@ -118,6 +119,8 @@ mod tests {
             "record",
             "record a --now --clear",
             "limit --upload fast",
+            "drain --deadline soon",
+            "drain --deadline 0s",
             "secret",
             "secret new",
             "completions tcsh",
@@ -155,6 +158,7 @@ mod tests {
             "demo --nodes 3 --size 64MiB --keep",
             "limit",
             "limit --upload 100MB --download 0",
+            "drain --deadline 100s --json",
             "-q -vv status",
         ];
         for line in right {

@@ -101,6 +101,7 @@ async fn ask(command: Asking, context: &Context) -> Result<()> {
         Asking::Rm(rm) => Box::pin(rm.run(context)),
         Asking::Members(members) => Box::pin(members.run(context)),
         Asking::Limit(limit) => Box::pin(limit.run(context)),
+        Asking::Drain(drain) => Box::pin(drain.run(context)),
     };
     unless_interrupted(work).await?.unwrap_or_else(|| Err(Failure::interrupted("interrupted")))
 }

@@ -11,9 +11,9 @@ use std::{error::Error, time::Duration};
 
 use emberline_agent::{
     api::{
-        ArtifactInfo, LimitChange, Limits, Member, Named, PathAnswer, Plan, PlanRequest, Problem,
-        PublishReport, PullRequest, PullStatus, ReadingOrderInfo, Status, VerifyReport, WarmRequest,
-        WarmStatus,
+        ArtifactInfo, DrainHook, DrainReport, LimitChange, Limits, Member, Named, PathAnswer, Plan,
+        PlanRequest, Problem, PublishReport, PullRequest, PullStatus, ReadingOrderInfo, Status, VerifyReport,
+        WarmRequest, WarmStatus,
     },
     error::ErrorKind,
     expose::http::STARTING_HEADER,
@@ -203,6 +203,14 @@ impl Client {
     /// As [`start_pull`](Self::start_pull).
     pub async fn members(&self) -> Result<Vec<Member>> {
         self.call(self.request(Method::GET, &["members"], &[])).await
+    }
+
+    /// Has that node leave the cluster; the answer comes when it has.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn drain(&self, hook: &DrainHook) -> Result<DrainReport> {
+        self.call(self.request(Method::POST, &["hooks", "drain"], &[]).json(hook)).await
     }
 
     /// The limits on what passes between that node and the others.

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod completions;
+pub(crate) mod drain;
 pub(crate) mod limit;
 pub(crate) mod ls;
 pub(crate) mod members;

@@ -199,7 +199,7 @@ fn detail(status: &PullStatus) -> String {
 
 /// Bytes by where they came from.
 pub fn sources(sources: &Sources) -> String {
-    let Sources { origin, peers, reused, wasted } = *sources;
+    let Sources { origin, peers, reused, wasted, hedged: _ } = *sources;
     let mut text = format!(
         "origin {}, peers {}, disk {}",
         units::bytes(origin),
@@ -261,7 +261,7 @@ mod tests {
             bytes_per_second: 98.2 * 1048576.0,
             eta_seconds: Some(3.96),
             peers: 3,
-            sources: Sources { origin: 60 << 20, peers: 63 << 20, reused: 0, wasted: 0 },
+            sources: Sources { origin: 60 << 20, peers: 63 << 20, reused: 0, wasted: 0, hedged: 0 },
             ..pull(Phase::Fetching, 0)
         }
     }
@@ -281,7 +281,7 @@ mod tests {
             done_bytes: most,
             bytes_per_second: most as f64,
             eta_seconds: Some(3599.0),
-            sources: Sources { origin: most, peers: most, reused: most, wasted: 0 },
+            sources: Sources { origin: most, peers: most, reused: most, wasted: 0, hedged: 0 },
             ..fetching()
         };
         assert!(LABEL_COLUMNS + 1 + BAR_COLUMNS + 1 + line(&widest).chars().count() <= 80);

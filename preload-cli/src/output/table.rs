@@ -215,7 +215,7 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
     let rows = [
         ("node", format!("{} ({}){zone}", node.name, node.id.short())),
         ("agent", format!("{}, up for {}", status.version, units::seconds(status.uptime_seconds))),
-        ("members", status.members.to_string()),
+        ("members", members_of(status)),
         ("memory", units::bytes(status.rss_bytes)),
         ("data", status.data_dir.display().to_string()),
         ("disk", disk),
@@ -262,6 +262,10 @@ fn cost(cost: &Cost) -> String {
         units::bytes(cost.cross_zone_bytes),
         money.unwrap_or_default()
     )
+}
+
+fn members_of(status: &Status) -> String {
+    format!("{}{}", status.members, if status.leaving { ", and this one leaves" } else { "" })
 }
 
 /// Why a node has no company, where it was told of others and the reason is known.

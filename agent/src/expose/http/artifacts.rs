@@ -15,7 +15,8 @@ use super::{
     problem::Failure,
 };
 use crate::api::{
-    ArtifactInfo, Named, PathAnswer, Problem, PublishReport, ReadingOrderInfo, VerifyReport, VerifyRequest,
+    ArtifactInfo, HeldFile, Named, PathAnswer, Problem, PublishReport, ReadingOrderInfo, VerifyReport,
+    VerifyRequest,
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -55,6 +56,21 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Result<Json<ArtifactInfo>, Failure> {
     Ok(Json(door.agent()?.artifact(&id).await?))
+}
+
+/// Which bytes of each file are here, whole or not.
+#[utoipa::path(
+    get,
+    path = "/v1/artifacts/{id}/held",
+    tag = "artifacts",
+    params(("id" = String, Path, description = "swarm id, manifest hash, or a reference with its slashes escaped")),
+    responses((status = 200, body = Vec<HeldFile>), (status = 404, body = Problem))
+)]
+pub(super) async fn held(
+    State(door): State<Door>,
+    Path(id): Path<String>,
+) -> Result<Json<Vec<HeldFile>>, Failure> {
+    Ok(Json(door.agent()?.held(&id)?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

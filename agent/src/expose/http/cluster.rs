@@ -8,7 +8,7 @@ use super::{
     extract::{Asked, Told},
     problem::Failure,
 };
-use crate::api::{LimitChange, Limits, Member, Problem, Status};
+use crate::api::{DrainHook, DrainReport, LimitChange, Limits, Member, Problem, Status};
 
 /// The members this node sees, itself first.
 #[utoipa::path(get, path = "/v1/members", tag = "cluster", responses((status = 200, body = Vec<Member>)))]
@@ -49,4 +49,19 @@ pub(super) async fn limit(
     Told(change): Told<LimitChange>,
 ) -> Result<Json<Limits>, Failure> {
     Ok(Json(door.agent()?.limit(change)))
+}
+
+/// Leaves the cluster: ends the pulls, refuses new ones, gives others time to take what only this node
+/// holds, says goodbye. Answers when that is done. What is here is served on to this machine.
+#[utoipa::path(
+    post,
+    path = "/v1/hooks/drain",
+    tag = "cluster",
+    responses((status = 200, body = DrainReport), (status = 400, body = Problem))
+)]
+pub(super) async fn drain(
+    State(door): State<Door>,
+    Told(hook): Told<DrainHook>,
+) -> Result<Json<DrainReport>, Failure> {
+    Ok(Json(door.agent()?.drain(hook).await?))
 }

@@ -175,6 +175,7 @@ fn quick_routes() -> OpenApiRouter<Door> {
         .routes(routes!(jobs::scale))
         .routes(routes!(artifacts::list, artifacts::remove))
         .routes(routes!(artifacts::one))
+        .routes(routes!(artifacts::held))
         .routes(routes!(artifacts::path))
         .routes(routes!(artifacts::pin, artifacts::unpin))
         .routes(routes!(artifacts::reading_order, artifacts::record_order, artifacts::forget_order))
@@ -192,6 +193,7 @@ fn patient_routes() -> OpenApiRouter<Door> {
     OpenApiRouter::new()
         .routes(routes!(jobs::start_pull))
         .routes(routes!(jobs::plan))
+        .routes(routes!(cluster::drain))
         .routes(routes!(artifacts::verify))
         .routes(routes!(artifacts::publish))
 }

@@ -106,6 +106,8 @@ async fn the_description_has_every_route_of_the_design_and_unique_operations() {
         ("GET", "/v1/pulls/x/events"),
         ("DELETE", "/v1/warm/x"),
         ("POST", "/v1/hooks/scale"),
+        ("POST", "/v1/hooks/drain"),
+        ("GET", "/v1/artifacts/x/held"),
         ("HEAD", "/v1/files/a/b"),
         ("GET", "/v1/artifacts/x/files/a/b"),
         ("DELETE", "/v1/pins"),
