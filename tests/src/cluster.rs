@@ -99,11 +99,23 @@ impl Cluster {
         host: IpAddr,
         zone: &str,
     ) -> Result<&AgentProcess> {
+        self.join_in_and(namespace, host, |options| options.zone = zone.to_owned()).await
+    }
+
+    /// As [`join_in`](Self::join_in); `adjust` changes how the agent is started.
+    ///
+    /// # Errors
+    /// As [`AgentProcess::start`].
+    pub async fn join_in_and(
+        &mut self,
+        namespace: &Namespace,
+        host: IpAddr,
+        adjust: impl FnOnce(&mut AgentOptions),
+    ) -> Result<&AgentProcess> {
         let mut options = AgentOptions::new(format!("node-{}", self.agents.len()));
         options.listen = any_port(host);
         options.namespace = Some(namespace.clone());
-        options.zone = zone.to_owned();
-        self.join_with(options, |_| {}).await
+        self.join_with(options, adjust).await
     }
 
     async fn join_with(

@@ -20,6 +20,7 @@ pub mod mounted;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
+pub mod rate;
 pub mod relay;
 pub mod site;
 pub mod swarm_bench;

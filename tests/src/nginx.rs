@@ -30,6 +30,8 @@ pub struct Nginx {
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
+    /// Who asked.
+    pub client: String,
     /// Method.
     pub method: String,
     /// Path and query.
@@ -114,7 +116,7 @@ impl Drop for Nginx {
 
 fn parse(line: &str) -> Result<Request> {
     let fields: Vec<&str> = line.split('\t').collect();
-    let [method, path, status, body_bytes, range] = fields[..] else {
+    let [client, method, path, status, body_bytes, range] = fields[..] else {
         return Err(Error::new(ErrorKind::Invalid, format!("line of nginx's log: {line}")));
     };
     let number = |text: &str| {
@@ -122,6 +124,7 @@ fn parse(line: &str) -> Result<Request> {
             .map_err(|e| Error::with_source(ErrorKind::Invalid, format!("line of nginx's log: {line}"), e))
     };
     Ok(Request {
+        client: client.to_owned(),
         method: method.to_owned(),
         path: path.to_owned(),
         status: number(status)? as u16,
@@ -140,7 +143,7 @@ fn configuration(root: &Path, home: &Path, addr: IpAddr) -> String {
         "daemon off; worker_processes 1; pid {home}/pid; user root;
 events {{ worker_connections 4096; }}
 http {{
-  log_format fields '$request_method\t$request_uri\t$status\t$body_bytes_sent\t$http_range';
+  log_format fields '$remote_addr\t$request_method\t$request_uri\t$status\t$body_bytes_sent\t$http_range';
   access_log {home}/access.log fields;
   client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
   uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;

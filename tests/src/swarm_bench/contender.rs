@@ -13,16 +13,17 @@ use std::{
 };
 
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
-use emberline_agent::api::{Phase, PullRequest, Sources};
+use emberline_agent::api::Sources;
 
+use super::{
+    departure::{Departed, Departure},
+    fleet::Fleet,
+    origin::Origin,
+};
 use crate::{
-    binaries::Binaries, client::AgentClient, cluster::Cluster, model::Model, namespaces::Namespace,
+    binaries::Binaries, client::AgentClient, environment, model::Model, namespaces::Namespace,
     process_stats::ProcessStats,
 };
-
-/// How much longer than alone behind the slowest link a node may take before the measurement is
-/// given up: the worst rival in PERFORMANCE.md takes nine times.
-const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What moves the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +34,9 @@ pub enum Contender {
     Curl,
     /// Each node by itself with aria2c, over sixteen.
     Aria2,
+    /// Each node by itself with s5cmd, from an S3 server.
+    S5cmd,
 }
-
-/// How often an agent is asked whether it is done: asking costs CPU that the agents lack.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Contender {
     /// Its name in reports.
@@ -45,6 +45,7 @@ impl Contender {
             Self::Emberline => "emberline",
             Self::Curl => "curl",
             Self::Aria2 => "aria2",
+            Self::S5cmd => "s5cmd",
         }
     }
 
@@ -52,16 +53,22 @@ impl Contender {
     pub(super) async fn prepare(
         self,
         home: &Path,
-        url: &str,
+        origin: &Origin,
         model: Arc<Model>,
         sites: &[Site],
     ) -> Result<Field> {
+        let (url, variables) = (origin.url(), origin.variables());
+        let plain = |download| Runners::Plain { download, home: home.to_owned(), nodes: Vec::new() };
         let runners = match self {
-            Self::Emberline => Runners::Agents(Cluster::empty()?),
-            Self::Curl => Runners::plain(curl, home),
-            Self::Aria2 => Runners::plain(aria2, home),
+            Self::Emberline => Runners::Agents(Fleet::new(url.clone(), variables.clone())?),
+            Self::Curl => plain(curl),
+            Self::Aria2 => plain(aria2),
+            Self::S5cmd => {
+                environment::s5cmd().map_err(|e| Error::new(ErrorKind::NotFound, e))?;
+                plain(s5cmd)
+            }
         };
-        let mut field = Field { runners, url: url.to_owned(), model, delivered: 0 };
+        let mut field = Field { runners, url, variables, model, delivered: 0 };
         field.join(sites).await?;
         Ok(field)
     }
@@ -78,28 +85,49 @@ pub(super) struct Site {
 pub(super) struct Field {
     runners: Runners,
     url: String,
+    /// How to reach the origin, as environment variables.
+    variables: Vec<(String, String)>,
     model: Arc<Model>,
     /// Nodes that have the model.
     delivered: usize,
 }
 
 enum Runners {
-    Agents(Cluster),
+    Agents(Fleet),
     Plain { download: Download, home: PathBuf, nodes: Vec<Namespace> },
 }
 
 /// The command that brings a model from a URL into a directory.
 type Download = fn(&str, &Model, &Path) -> Command;
 
-impl Runners {
-    fn plain(download: Download, home: &Path) -> Self {
-        Self::Plain { download, home: home.to_owned(), nodes: Vec::new() }
-    }
+/// A delivery to ask for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wave {
+    /// When each node starts.
+    pub(super) starts: Vec<Duration>,
+    /// Nodes after those that start with the first, and that nobody waits for.
+    pub(super) stragglers: usize,
+    /// Nodes that go meanwhile.
+    pub(super) departure: Option<Departure>,
+    /// Draws those.
+    pub(super) seed: u64,
+}
+
+/// A delivery that was made.
+pub(super) struct Delivered {
+    /// Nodes that have the model now.
+    pub(super) deliveries: Vec<Delivery>,
+    /// Nodes that went.
+    pub(super) departed: Option<Departed>,
+    /// Nodes that served a noticeable part of it to others.
+    pub(super) sources: usize,
 }
 
 /// How one node fared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Delivery {
+    /// Which node.
+    pub(super) node: usize,
     /// Where its copy is.
     pub(super) path: PathBuf,
     /// From the common release until the copy was whole.
@@ -116,13 +144,7 @@ impl Field {
     /// Adds nodes that hold nothing.
     pub(super) async fn join(&mut self, newcomers: &[Site]) -> Result<()> {
         match &mut self.runners {
-            Runners::Agents(cluster) => {
-                for site in newcomers {
-                    let zone = site.zone.map(|zone| format!("zone{zone}")).unwrap_or_default();
-                    cluster.join_in_zone(&site.node, site.host, &zone).await?;
-                }
-                cluster.wait_formed(cluster.agents().len()).await
-            }
+            Runners::Agents(fleet) => fleet.join(newcomers).await,
             Runners::Plain { nodes, .. } => {
                 nodes.extend(newcomers.iter().map(|site| site.node.clone()));
                 Ok(())
@@ -131,13 +153,20 @@ impl Field {
     }
 
     /// Has every node that joined since the last delivery fetch the model, each at its start.
-    pub(super) async fn deliver(&mut self, starts: &[Duration]) -> Result<Vec<Delivery>> {
+    pub(super) async fn deliver(&mut self, wave: &Wave) -> Result<Delivered> {
         let from = self.delivered;
-        self.delivered += starts.len();
-        match &self.runners {
-            Runners::Agents(cluster) => self.deliver_by_agents(cluster, from, starts).await,
+        self.delivered += wave.starts.len() + wave.stragglers;
+        match &mut self.runners {
+            Runners::Agents(fleet) => fleet.deliver(from, self.model.bytes(), wave).await,
+            Runners::Plain { .. } if wave.departure.is_some() || wave.stragglers > 0 => {
+                let text = "only agents can be let go or have a straggler among them: leave the rival out";
+                Err(Error::new(ErrorKind::Invalid, text))
+            }
             Runners::Plain { download, home, nodes } => {
-                self.deliver_by_downloads(*download, home, &nodes[from..], from, starts).await
+                let (download, home, nodes) = (*download, home.clone(), nodes[from..].to_vec());
+                let deliveries =
+                    self.deliver_by_downloads(download, &home, &nodes, from, &wave.starts).await?;
+                Ok(Delivered { deliveries, departed: None, sources: 0 })
             }
         }
     }
@@ -145,7 +174,7 @@ impl Field {
     /// How to ask the agent of a node; rivals have none.
     pub(super) fn agent(&self, node: usize) -> Option<AgentClient> {
         match &self.runners {
-            Runners::Agents(cluster) => cluster.agents().get(node).map(|agent| agent.client().clone()),
+            Runners::Agents(fleet) => fleet.client(node),
             Runners::Plain { .. } => None,
         }
     }
@@ -153,7 +182,9 @@ impl Field {
     /// Names and versions of what was measured.
     pub(super) fn versions(&self) -> String {
         let version = |program: &Path| {
-            let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+            // s5cmd has a command for it.
+            let ask = if program.ends_with("s5cmd") { "version" } else { "--version" };
+            let output = Command::new(program).arg(ask).stdin(Stdio::null()).output();
             let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
             text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
         };
@@ -163,32 +194,6 @@ impl Field {
                 version(Path::new(download(&self.url, &self.model, Path::new("")).get_program()))
             }
         }
-    }
-
-    async fn deliver_by_agents(
-        &self,
-        cluster: &Cluster,
-        from: usize,
-        starts: &[Duration],
-    ) -> Result<Vec<Delivery>> {
-        let all = cluster.agents();
-        let before: Vec<ProcessStats> = all.iter().map(|agent| agent.stats()).collect::<Result<_>>()?;
-        let release = Instant::now();
-        let pulls = all[from..].iter().zip(starts).map(|(agent, start)| {
-            let (client, url, start) = (agent.client().clone(), self.url.clone(), *start);
-            async move { pull(&client, &url, release, start).await.map_err(|e| e.context(agent.name())) }
-        });
-        let mut deliveries = futures::future::try_join_all(pulls).await?;
-        let costs: Vec<ProcessStats> = all.iter().map(|agent| agent.stats()).collect::<Result<_>>()?;
-        // Those that were warm already serve too; their cost is part of this delivery.
-        let cpu_of_others: f64 =
-            costs[..from].iter().zip(&before).map(|(now, then)| now.cpu_seconds - then.cpu_seconds).sum();
-        for (n, delivery) in deliveries.iter_mut().enumerate() {
-            let (now, then) = (costs[from + n], before[from + n]);
-            let cpu_seconds = now.cpu_seconds - then.cpu_seconds + cpu_of_others / starts.len() as f64;
-            delivery.stats = ProcessStats { cpu_seconds, ..now };
-        }
-        Ok(deliveries)
     }
 
     async fn deliver_by_downloads(
@@ -205,7 +210,8 @@ impl Field {
         for (n, (node, start)) in nodes.iter().zip(starts).enumerate() {
             let dir = home.join(format!("copy-{}", from + n));
             fs::create_dir(&dir).at(|| dir.display().to_string())?;
-            let command = download(&self.url, &self.model, &dir);
+            let mut command = download(&self.url, &self.model, &dir);
+            command.envs(self.variables.iter().map(|(name, value)| (name, value)));
             let program = command.get_program().to_string_lossy().into_owned();
             let (node, start, bytes) = (node.clone(), *start, self.model.bytes());
             downloads.push(async move {
@@ -219,7 +225,7 @@ impl Field {
                 }
                 let sources = Sources { origin: bytes, ..Sources::default() };
                 let stats = ProcessStats::default();
-                Ok(Delivery { path: dir, finished, own: finished - start, sources, stats })
+                Ok(Delivery { node: from + n, path: dir, finished, own: finished - start, sources, stats })
             });
         }
         let mut deliveries = futures::future::try_join_all(downloads).await?;
@@ -229,27 +235,6 @@ impl Field {
             delivery.stats.cpu_seconds = cpu_seconds / starts.len() as f64;
         }
         Ok(deliveries)
-    }
-}
-
-async fn pull(client: &AgentClient, url: &str, release: Instant, start: Duration) -> Result<Delivery> {
-    tokio::time::sleep_until((release + start).into()).await;
-    let request = PullRequest { reference: url.to_owned(), ..PullRequest::default() };
-    let started = client.start_pull(&request).await?;
-    let ended = client.watch_pull_every(POLL_INTERVAL, &started.id, PATIENCE, |_| false).await?;
-    let finished = release.elapsed();
-    match (ended.phase, ended.path) {
-        (Phase::Complete, Some(path)) => Ok(Delivery {
-            path,
-            finished,
-            own: finished - start,
-            sources: ended.sources,
-            stats: ProcessStats::default(),
-        }),
-        (phase, _) => {
-            let words = ended.error.map(|problem| problem.message).unwrap_or_default();
-            Err(Error::new(ErrorKind::UNAVAILABLE, format!("pull of {url} ended {phase:?}: {words}")))
-        }
     }
 }
 
@@ -273,6 +258,14 @@ fn aria2(url: &str, model: &Model, dir: &Path) -> Command {
     for file in &model.files {
         command.arg(format!("{url}{}", file.path));
     }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// One s5cmd for the whole model: as it comes, 256 workers, five parts of 50 MB a file.
+fn s5cmd(url: &str, _: &Model, dir: &Path) -> Command {
+    let mut command = Command::new(environment::s5cmd().unwrap_or_else(|_| PathBuf::from("s5cmd")));
+    command.args(["--log", "error", "cp", &format!("{url}*")]).arg(dir.join(""));
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command
 }

@@ -6,6 +6,10 @@
 
 mod bound;
 mod contender;
+mod departure;
+mod fleet;
+mod held;
+mod origin;
 mod picture;
 mod report;
 mod timeline;
@@ -18,18 +22,19 @@ use tempfile::TempDir;
 pub use self::{
     bound::{Links, lower_bound_seconds},
     contender::Contender,
+    departure::{Departed, Departure, Going, Many},
     picture::draw,
     report::{NodeReport, Report},
     timeline::{Lane, Reading, Sample, Timeline},
 };
 use self::{
-    contender::{Delivery, Field, Site},
+    contender::{Delivered, Delivery, Field, Site, Wave},
+    origin::Origin,
     timeline::{Recorder, Watched},
 };
 use crate::{
     model::Model,
     namespaces::{Namespace, Network, NetworkSpec},
-    nginx::Nginx,
 };
 
 /// Above this sum of node rates two cores are the limit and not the links.
@@ -43,7 +48,7 @@ pub struct Plan {
     /// About how large it is; the report says exactly.
     pub model_bytes: u64,
     /// Rates of the nodes' links, up and down, in bits a second; gone through again when there are fewer
-    /// than nodes.
+    /// than nodes. None: no link is shaped, the origin's neither, and there is no bound.
     pub rates: Vec<u64>,
     /// Zones that the nodes are dealt to in turn; 0: none.
     pub zones: usize,
@@ -55,6 +60,12 @@ pub struct Plan {
     pub starts: Vec<f64>,
     /// Nodes that start once all others have finished.
     pub late: usize,
+    /// One more node whose link has this share of the first one's rate; nobody waits for it.
+    pub straggler: Option<f64>,
+    /// Nodes that go meanwhile.
+    pub departure: Option<Departure>,
+    /// Whether the origin is an S3 server rather than nginx.
+    pub s3: bool,
     /// What moves the bytes.
     pub contender: Contender,
     /// Largest IP packet.
@@ -96,6 +107,37 @@ impl Plan {
         }
     }
 
+    /// What cannot be measured.
+    fn check(&self) -> Result<()> {
+        let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
+        if self.nodes == 0 {
+            return invalid("there must be at least one node");
+        }
+        if self.rates.iter().chain([&self.origin_rate]).any(|rate| *rate < 8) && !self.rates.is_empty() {
+            return invalid("rates must be more than zero");
+        }
+        if self.rates.is_empty() && self.starts.iter().any(|start| *start > 0.0) {
+            return invalid("without rates there is no unit for starts");
+        }
+        if self.starts.iter().any(|start| !(0.0..=1000.0).contains(start)) {
+            return invalid("starts must be between 0 and 1000 times what the model needs on a node's link");
+        }
+        match &self.departure {
+            Some(departure) => departure.count(self.nodes).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Of every node: those that start first, the straggler, late ones.
+    fn node_rates(&self) -> Vec<u64> {
+        let first = self.rates.first().copied();
+        let straggler =
+            self.straggler.zip(first).map(|(share, rate)| ((rate as f64 * share) as u64).max(8000));
+        let late = (self.nodes..self.nodes + self.late).map(|node| self.rate_of(node));
+        let early = (0..self.nodes).map(|node| self.rate_of(node));
+        if first.is_none() { Vec::new() } else { early.chain(straggler).chain(late).collect() }
+    }
+
     fn start_of(&self, node: usize) -> f64 {
         self.starts.get(node).or(self.starts.last()).copied().unwrap_or(0.0)
     }
@@ -106,14 +148,12 @@ impl Plan {
 /// # Errors
 /// `Denied` without root; `Corrupt` when a copy is not the model; what else stops the contender.
 pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
-    let slowest = plan.rates.iter().copied().min().unwrap_or(0);
-    if plan.nodes == 0 || slowest < 8 || plan.origin_rate < 8 {
-        return Err(Error::new(ErrorKind::Invalid, "nodes and rates must be more than zero"));
-    }
+    plan.check()?;
+    let stragglers = usize::from(plan.straggler.is_some());
     let network = Network::new(NetworkSpec {
-        nodes: plan.nodes + plan.late,
-        node_rates: plan.rates.clone(),
-        origin_rate: Some(plan.origin_rate),
+        nodes: plan.nodes + stragglers + plan.late,
+        node_rates: plan.node_rates(),
+        origin_rate: Some(plan.origin_rate).filter(|_| !plan.rates.is_empty()),
         zones: plan.zones,
         zone_rate: plan.zone_rate,
         mtu: plan.mtu,
@@ -125,24 +165,27 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
     };
     drop_page_cache(&model).await?;
     let host = if plan.ipv6 { Namespace::ipv6 } else { Namespace::ipv4 };
-    let nginx = Nginx::start(&model.dir, network.origin(), host(network.origin())).await?;
+    let at = host(network.origin());
+    let origin = Origin::start(plan.s3, &model.dir, home.path(), network.origin(), at).await?;
     let sites: Vec<Site> = network
         .nodes()
         .iter()
         .enumerate()
         .map(|(n, node)| Site { node: node.clone(), host: host(node), zone: network.zone_of(n) })
         .collect();
-    let (early, newcomers) = sites.split_at(plan.nodes);
-    let mut field = plan.contender.prepare(home.path(), &nginx.url(), model.clone(), early).await?;
+    let (early, newcomers) = sites.split_at(plan.nodes + stragglers);
+    let mut field = plan.contender.prepare(home.path(), &origin, model.clone(), early).await?;
 
-    let fastest = plan.rates.iter().copied().max().unwrap_or(slowest);
+    let fastest = plan.rates.iter().copied().max().unwrap_or(1);
     let ideal_seconds = model.bytes() as f64 * 8.0 / fastest as f64;
     let starts: Vec<Duration> =
         (0..plan.nodes).map(|node| Duration::from_secs_f64(plan.start_of(node) * ideal_seconds)).collect();
     let crossed_before = network.bytes_into_zones()?;
     let sent_before = network.origin().bytes().await?.sent;
     let recorder = plan.timeline.then(|| Recorder::start(watched(plan, &network, &field)));
-    let first = field.deliver(&starts).await?;
+    let departure = plan.departure;
+    let wave = Wave { starts, stragglers, departure, seed: plan.seed };
+    let Delivered { deliveries: first, mut departed, .. } = field.deliver(&wave).await?;
     let timeline = match recorder {
         Some(recorder) => recorder.stop().await,
         None => None,
@@ -152,13 +195,22 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
     verify(&model, &first).await?;
 
     let mut late = Vec::new();
-    let mut late_sent = None;
+    let (mut late_sent, mut late_sources) = (None, 0);
     if plan.late > 0 {
         field.join(newcomers).await?;
         let before = network.origin().bytes().await?.sent;
-        late = field.deliver(&vec![Duration::ZERO; plan.late]).await?;
+        let wave = Wave { starts: vec![Duration::ZERO; plan.late], ..Wave::default() };
+        Delivered { deliveries: late, sources: late_sources, .. } = field.deliver(&wave).await?;
         late_sent = Some(network.origin().bytes().await?.sent - before);
         verify(&model, &late).await?;
+    }
+    let requests = origin.requests()?;
+    if let Some(gone) = departed.as_mut().filter(|gone| gone.going == Going::Killed) {
+        // An S3 server keeps no log; then nothing is said to have been lost on the way.
+        let hosts: Vec<String> = gone.nodes.iter().map(|node| sites[*node].host.to_string()).collect();
+        let sent =
+            requests.iter().filter(|request| hosts.contains(&request.client)).map(|r| r.body_bytes).sum();
+        gone.unfinished_bytes = u64::saturating_sub(sent, gone.read_bytes);
     }
     let versions = field.versions();
     drop(field);
@@ -169,7 +221,9 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
         origin_sent: sent_after - sent_before,
         into_zones: crossed.iter().zip(&crossed_before).map(|(now, then)| now - then).collect(),
         late_sent,
-        requests: nginx.requests()?,
+        late_sources,
+        departed: departed.as_ref(),
+        requests,
         versions,
     };
     Ok((Report::new(plan, &measured), timeline))
@@ -185,7 +239,8 @@ fn watched(plan: &Plan, network: &Network, field: &Field) -> Vec<Watched> {
     let nodes = network.nodes()[..plan.nodes].iter().enumerate().map(|(n, namespace)| Watched {
         namespace: namespace.clone(),
         agent: field.agent(n),
-        link_bytes_per_second: plan.rate_of(n) as f64 / 8.0,
+        // Where no link is shaped the picture is of what a core can do.
+        link_bytes_per_second: plan.node_rates().get(n).map_or(1e9, |rate| *rate as f64 / 8.0),
     });
     std::iter::once(origin).chain(nodes).collect()
 }

@@ -1,6 +1,6 @@
 //! What our exchange makes of a link and of a core, beside the transports it could have been.
 //!
-//! Every contender is two processes in two network namespaces joined by an unshaped veth: a source and a
+//! Every contender is two processes in two network namespaces joined by a veth, unshaped unless told otherwise: a source and a
 //! sink, so that the CPU time of both ends is read off `/proc`. One [`run`] goes through the contenders
 //! again and again, one after the other, and reports medians and their ratios: figures of one run may be
 //! compared, figures of two may not. Printing and arguments are the program's.
@@ -92,6 +92,8 @@ impl Contender {
 pub struct Plan {
     /// Largest IP packet on the link.
     pub mtu: u32,
+    /// Rate of the link each way, in bits a second; absent: not shaped.
+    pub rate: Option<u64>,
     /// Payload of one transfer.
     pub bytes: u64,
     /// How often each contender has its turn.
@@ -129,12 +131,20 @@ pub async fn run(plan: &Plan, mut heard: impl FnMut(Contender, f64)) -> Result<R
     if plan.bytes == 0 || plan.runs == 0 || plan.contenders.is_empty() {
         return Err(Error::new(ErrorKind::Invalid, "nothing to measure: no bytes, runs or contenders"));
     }
-    let network = Network::new(NetworkSpec { nodes: 1, mtu: plan.mtu, ..NetworkSpec::default() })?;
+    let network = Network::new(NetworkSpec {
+        nodes: 1,
+        node_rates: plan.rate.into_iter().collect(),
+        origin_rate: plan.rate,
+        mtu: plan.mtu,
+        ..NetworkSpec::default()
+    })?;
+    // A shaped link has no path to get used to that takes so much.
+    let warm_up_bytes = plan.rate.map_or(WARM_UP_BYTES, |rate| (rate / 8).min(WARM_UP_BYTES));
     let home = TempDir::with_prefix("emberline-transport-").at(|| "temporary directory".to_owned())?;
     let mut transfers = vec![Vec::new(); plan.contenders.len()];
     for _ in 0..plan.runs {
         for (contender, done) in plan.contenders.iter().zip(&mut transfers) {
-            let transfer = measure(*contender, plan.bytes, &network, home.path()).await?;
+            let transfer = measure(*contender, plan.bytes, warm_up_bytes, &network, home.path()).await?;
             heard(*contender, plan.bytes as f64 / transfer.seconds / 1e9);
             done.push(transfer);
         }
@@ -142,13 +152,18 @@ pub async fn run(plan: &Plan, mut heard: impl FnMut(Contender, f64)) -> Result<R
     Ok(Report::new(plan, &transfers))
 }
 
-async fn measure(contender: Contender, bytes: u64, network: &Network, home: &Path) -> Result<Transfer> {
+async fn measure(
+    contender: Contender,
+    bytes: u64,
+    warm_up_bytes: u64,
+    network: &Network,
+    home: &Path,
+) -> Result<Transfer> {
     // The source's chunks stay for the next round, the sink begins with nothing.
     let kept = home.join(contender.name());
     let fresh = TempDir::with_prefix_in("sink-", home).at(|| home.display().to_string())?;
     let host = network.origin().ipv4();
-    let end =
-        |task, dir: &Path| End { contender, bytes, warm_up_bytes: WARM_UP_BYTES, dir: dir.into(), task };
+    let end = |task, dir: &Path| End { contender, bytes, warm_up_bytes, dir: dir.into(), task };
     let mut source = Process::start(network.origin(), &end(Task::Serve { host }, &kept)).await?;
     let Listening { addr } = source.hear().await?;
     let fetch = Task::Fetch { from: addr, host: network.nodes()[0].ipv4() };

@@ -11,6 +11,9 @@ use super::{Contender, Plan, Transfer};
 pub struct Report {
     /// Largest IP packet on the link.
     pub mtu: u32,
+    /// What the link carries each way, where it is shaped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_mbit: Option<f64>,
     /// Payload of each transfer.
     pub bytes: u64,
     /// Transfers of each contender; the figures are their medians.
@@ -81,7 +84,14 @@ impl Report {
                 quinn_per_cpu_to_tcp_tls: ratio(quinn, tls, thrift),
             })
             .collect();
-        Self { mtu: plan.mtu, bytes: plan.bytes, runs: plan.runs, contenders, summary }
+        Self {
+            mtu: plan.mtu,
+            rate_mbit: plan.rate.map(|rate| rate as f64 / 1e6),
+            bytes: plan.bytes,
+            runs: plan.runs,
+            contenders,
+            summary,
+        }
     }
 }
 
@@ -121,8 +131,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "MTU {}, {:.2} GB a transfer, medians of {}",
+            "MTU {}{}, {:.2} GB a transfer, medians of {}",
             self.mtu,
+            self.rate_mbit.map_or(String::new(), |rate| format!(", {rate} Mbit/s")),
             self.bytes as f64 / 1e9,
             self.runs
         )?;
@@ -174,6 +185,7 @@ mod tests {
         let exchange = Contender::Exchange { chunk_bytes: 1 << 20 };
         let plan = Plan {
             mtu: 1500,
+            rate: None,
             bytes: 1_000_000_000,
             runs: 3,
             contenders: vec![Contender::TcpTls, Contender::Quinn, exchange],
@@ -196,7 +208,7 @@ mod tests {
     #[test]
     fn without_a_rival_there_is_no_ratio_to_it() {
         let exchange = Contender::Exchange { chunk_bytes: 1 << 20 };
-        let plan = Plan { mtu: 1500, bytes: 1, runs: 1, contenders: vec![exchange] };
+        let plan = Plan { mtu: 1500, rate: None, bytes: 1, runs: 1, contenders: vec![exchange] };
         let report = Report::new(&plan, &[vec![transfer(1.0, 1.0)]]);
         assert_eq!(report.summary[0].throughput_to_quinn, None);
     }
