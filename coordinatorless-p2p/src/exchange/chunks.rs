@@ -55,6 +55,8 @@ pub(crate) async fn request(
 ) -> Result<Answer> {
     let Question { swarm, index, len, urgent } = question;
     let (mut send, mut recv) = transport.open(peer).await?;
+    // Before the chunks that go the same way, or the peer's link idles for as long as those take.
+    send.set_priority(1);
     let opening =
         if urgent { Opening::UrgentChunk { swarm, index } } else { Opening::Chunk { swarm, index } };
     send.send(wire::frame(&opening)?, stall).await?;
