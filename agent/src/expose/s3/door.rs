@@ -4,7 +4,7 @@ use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use s3s::{
     Body, S3Error, S3ErrorCode,
     config::{S3Config, StaticConfigProvider},
@@ -181,14 +181,22 @@ impl Answers for Requests {
         }
         let method = request.method().clone();
         let began = std::time::Instant::now();
-        let response =
-            self.pass(request.map(|body| Body::http_body(TimeoutBody::new(BODY_STALL_TIMEOUT, body)))).await;
+        let response = self.pass(request.map(incoming)).await;
         metrics::http_request(&method, "s3", response.status().as_u16());
         tracing::debug!(
             %method, status = response.status().as_u16(), seconds = began.elapsed().as_secs_f64(),
             "S3 request"
         );
         response
+    }
+}
+
+/// A body that is given up when it stalls. One that is empty stays known to be: signatures are held to lengths, and
+/// a body in a time-out tells none.
+fn incoming(body: Incoming) -> Body {
+    match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::http_body(TimeoutBody::new(BODY_STALL_TIMEOUT, body)),
     }
 }
 
