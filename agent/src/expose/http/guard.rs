@@ -65,6 +65,7 @@ impl Guard {
         match &self.rule {
             Rule::Token(expected) => match bearer(request.headers()) {
                 Some(token) if blake3::hash(token) == *expected => Ok(()),
+                Some(token) if is_for_hub(request) && split_hub_token(token, expected).is_some() => Ok(()),
                 Some(_) => Err(unauthorized("the token is not the one of this agent")),
                 None => Err(unauthorized("this agent wants a token")),
             },
@@ -100,10 +101,42 @@ pub(in crate::expose) fn check_local<B>(
     }
 }
 
+/// Whether a request is for the Hugging Face endpoint, whose clients bring a token for the Hub.
+fn is_for_hub(request: &Request) -> bool {
+    request.uri().path().starts_with("/hf/")
+}
+
+/// The part behind the last colon of `AGENT:HUB`, if the part in front is this agent's token: clients of the Hub
+/// can send one token, and two doors want to see one.
+fn split_hub_token<'a>(token: &'a [u8], expected: &blake3::Hash) -> Option<&'a [u8]> {
+    let colon = token.iter().rposition(|&byte| byte == b':')?;
+    (blake3::hash(&token[..colon]) == *expected).then(|| &token[colon + 1..])
+}
+
+impl Guard {
+    /// Takes this agent's own token out of a request for the Hub: it is not the Hub's to see.
+    fn keep_own_token(&self, request: &mut Request) {
+        let Rule::Token(expected) = &self.rule else { return };
+        if !is_for_hub(request) {
+            return;
+        }
+        let rest = bearer(request.headers()).and_then(|token| split_hub_token(token, expected));
+        let rest = rest.filter(|token| !token.is_empty()).map(|token| [b"Bearer ", token].concat());
+        request.headers_mut().remove(header::AUTHORIZATION);
+        if let Some(mut value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+    }
+}
+
 /// The middleware around everything.
-pub(super) async fn stand(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn stand(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     match guard.admit(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            guard.keep_own_token(&mut request);
+            next.run(request).await
+        }
         Err(failure) => failure.into_response(),
     }
 }
@@ -242,6 +275,32 @@ mod tests {
         assert_eq!(status(&guard, "/healthz", &[("host", "evil.example")]), 200);
         assert_eq!(status(&guard, "/healthz/", &[]), 401);
         assert_eq!(status(&guard, "//healthz", &[]), 401);
+    }
+
+    #[test]
+    fn the_hubs_token_comes_behind_ours_and_ours_goes_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "s3:cret").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = HttpConfig { token_file: Some(file), ..HttpConfig::default() };
+        let guard = Guard::new(&config, LOOPBACK).unwrap();
+        let left = |path: &str, token: &str| {
+            let mut request = request(path, &[("authorization", &format!("Bearer {token}"))]);
+            guard.admit(&request).is_ok().then(|| {
+                guard.keep_own_token(&mut request);
+                let left = request.headers().get("authorization");
+                left.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+            })
+        };
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret"), Some(String::new()));
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret:"), Some(String::new()));
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret:hf_x"), Some("Bearer hf_x".to_owned()));
+        for wrong in ["hf_x", "s3:hf_x", "s3:cret:hf:x", ":s3:cret", "s3:cre:hf_x"] {
+            assert_eq!(left("/hf/api/models/a/b", wrong), None, "{wrong}");
+        }
+        assert_eq!(left("/v1/status", "s3:cret:hf_x"), None);
+        assert_eq!(left("/v1/status", "s3:cret"), Some("Bearer s3:cret".to_owned()));
     }
 
     #[test]
