@@ -5,8 +5,9 @@
 //! compared in constant time and is never logged.
 //!
 //! Without a token, loopback alone is no protection from a browser on the same machine: a page can
-//! point its own name at 127.0.0.1 (DNS rebinding) or post across sites. So `Host` and `Origin` must
-//! then name this machine.
+//! point its own name at 127.0.0.1 (DNS rebinding), post across sites, or have the agent read by an image's
+//! address. So `Host` and `Origin` must then name this machine, and a request that the browser says came from
+//! another site is refused.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,7 +16,7 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,6 +29,8 @@ use crate::{
 
 /// What a probe may ask without a token: these say nothing but yes or no.
 pub const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The door's rule of entry.
 #[derive(Clone)]
@@ -95,10 +98,20 @@ pub(in crate::expose) fn check_local<B>(
         Some(_) | None => return Err("Host"),
     }
     match request.headers().get(header::ORIGIN).map(origin_host) {
+        None if is_cross_site(request.headers()) => Err("Sec-Fetch-Site"),
         None => Ok(()),
         Some(Some(origin)) if is_ours(origin.host(), &is_named, is_loopback) => Ok(()),
         Some(_) => Err("Origin"),
     }
+}
+
+/// Whether a browser says that a page of another site asked. Pages send no `Origin` with an image, a script or a
+/// link; programs that are no browser do not say from where they ask. What a person typed comes from `none`.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(SEC_FETCH_SITE)
+        .iter()
+        .any(|site| site.as_bytes().trim_ascii().eq_ignore_ascii_case(b"cross-site"))
 }
 
 /// Whether a request is for the Hugging Face endpoint, whose clients bring a token for the Hub.
@@ -256,6 +269,30 @@ mod tests {
         assert_eq!(from("http://127.0.0.1:3000"), 200);
         assert_eq!(from("http://203.0.113.9"), 403);
         assert_eq!(from("null"), 403);
+    }
+
+    #[test]
+    fn a_page_of_another_site_cannot_have_the_agent_read_without_a_token() {
+        let guard = Guard::new(&HttpConfig::default(), LOOPBACK).unwrap();
+        let asked = |headers: &[(&str, &str)]| {
+            let headers: Vec<_> = [("host", "localhost:7580")].iter().chain(headers).copied().collect();
+            status(&guard, "/hf/org/name/resolve/main/config.json", &headers)
+        };
+        // As browsers send an image, a script, a link of a page; no page can leave it out.
+        for mode in ["no-cors", "navigate"] {
+            assert_eq!(asked(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode)]), 403, "{mode}");
+        }
+        assert_eq!(asked(&[("sec-fetch-site", "Cross-Site")]), 403);
+        assert_eq!(asked(&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")]), 403);
+        // Typed by a person; a page of this agent's; one of another port of this machine; Node's own fetch.
+        for site in ["none", "same-origin", "same-site"] {
+            assert_eq!(asked(&[("sec-fetch-site", site)]), 200, "{site}");
+        }
+        assert_eq!(asked(&[("sec-fetch-mode", "cors")]), 200);
+        // 127.0.0.1 and localhost are two sites to a browser, and one machine.
+        let here = [("sec-fetch-site", "cross-site"), ("origin", "http://127.0.0.1:3000")];
+        assert_eq!(asked(&here), 200);
+        assert_eq!(asked(&[("sec-fetch-site", "cross-site"), ("origin", "http://evil.example")]), 403);
     }
 
     #[test]
