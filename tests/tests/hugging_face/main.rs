@@ -1,21 +1,20 @@
 //! The Hugging Face endpoint, by clients that nobody here wrote, against a Hub.
 
+mod admission;
+mod answers;
 mod clients;
+mod hostile;
+mod lasting;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use emberline_agent::{
-    agent::Agent,
-    config::{Config, HttpConfig},
-    expose::http,
-    origin::HubConfig,
-};
+use emberline_agent::{agent::Agent, config::Config, expose::http, origin::HubConfig};
 use emberline_tests::environment::{Hub, HubClient, HubFile, HubSettings, minilm_dir, run_python_in};
 use reqwest::{Client, Method, Response, header::HeaderMap};
 use sha2::{Digest as _, Sha256};
@@ -110,10 +109,10 @@ struct Door {
 
 impl Door {
     async fn open(hub: &Hub) -> Self {
-        Self::open_with(hub.url(), tempfile::tempdir().expect("a directory"), HttpConfig::default()).await
+        Self::open_with(hub.url(), tempfile::tempdir().expect("a directory"), |_| {}).await
     }
 
-    async fn open_with(hub: &str, data: TempDir, http: HttpConfig) -> Self {
+    async fn open_with(hub: &str, data: TempDir, settle: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { data_dir: data.path().to_owned(), ..Config::default() };
         config.cluster.listen = ([127, 0, 0, 1], 0).into();
         config.origins.retries = 1;
@@ -121,6 +120,8 @@ impl Door {
             HubConfig { endpoint: Some(hub.to_owned()), anonymous: true, ..HubConfig::default() };
         // Looked at anew at every question, so that what is remembered is remembered on purpose.
         config.namespace.listing_ttl = Duration::from_millis(200);
+        settle(&mut config);
+        let http = config.http.clone();
         let agent = Agent::start(config).await.expect("the agent starts");
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
         let base = format!("http://{}/hf", listener.local_addr().expect("an address"));
@@ -151,6 +152,19 @@ impl Door {
 
     async fn head(&self, path: &str) -> Response {
         self.send(Method::HEAD, path, &[]).await
+    }
+
+    /// Waits until all of the artifacts that came are whole.
+    async fn whole(&self) {
+        let start = Instant::now();
+        loop {
+            let artifacts = self.agent.artifacts(false).await;
+            if !artifacts.is_empty() && artifacts.iter().all(|artifact| artifact.complete) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{artifacts:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn json(&self, path: &str) -> serde_json::Value {

@@ -249,6 +249,10 @@ impl Asked<'_> {
         let found = contents.blueprint.find(&path);
         let file =
             &contents.blueprint.files[found.ok_or_else(|| Refused::no_entry(path.as_str(), commit))?];
+        if file.digest.is_none() {
+            // Clients keep content under the tag: two files must never have one.
+            return Err(Refused::no_digest(path.as_str()));
+        }
         let mut response = if self.method == Method::HEAD {
             files::described(&self.headers, &FileEntry::in_artifact(file))
         } else {

@@ -66,6 +66,10 @@ impl Refused {
         Self::new(404, "RevisionNotFound", format!("no branch, tag or commit {revision:?}"))
     }
 
+    pub(super) fn no_digest(path: &str) -> Self {
+        Self::new(502, "", format!("the Hub does not say which content {path:?} has"))
+    }
+
     pub(super) fn no_entry(path: &str, commit: Option<&str>) -> Self {
         let commit = commit.map(str::to_owned);
         Self { commit, ..Self::new(404, "EntryNotFound", format!("no file or directory {path:?}")) }
