@@ -3,6 +3,8 @@
 //! Owns the store, the origins, the cluster and the running jobs. Doors translate to and from
 //! these calls and hold no logic of their own.
 
+mod repositories;
+
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
@@ -22,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Admissions,
     api::{
         ArtifactInfo, DrainHook, DrainReport, HeldFile, LimitChange, Limits, Member, PathAnswer, Plan,
         PlanRequest, Problem, PublishReport, PullRequest, PullStatus, ReadingOrderInfo, ScaleHook, Status,
@@ -59,6 +62,7 @@ struct Inner {
     pulls: Arc<Pulls>,
     reader: Reader,
     namespace: Namespace,
+    admissions: Admissions,
     warms: Warms,
     upkeep: Upkeep,
     departure: Departure,
@@ -130,10 +134,13 @@ impl Agent {
             Namespace::new(engine.origins.clone(), engine.store.clone(), &config.namespace, &config.mounts)?;
         let ttl = config.namespace.listing_ttl;
         let reader = Reader::new(pulls.clone(), namespace.clone(), config.reader.clone(), ttl);
+        let admissions =
+            Admissions::open(engine.origins.clone(), config.data_dir.clone(), &config.hugging_face).await?;
         let warms = Warms::new(pulls.clone());
         let upkeep = Upkeep::start(engine.clone(), identity, &config.store);
         let departure = Departure::default();
-        let inner = Arc::new(Inner { engine, pulls, reader, namespace, warms, upkeep, departure, config });
+        let inner = Inner { engine, pulls, reader, namespace, admissions, warms, upkeep, departure, config };
+        let inner = Arc::new(inner);
         Ok(Self { inner })
     }
 

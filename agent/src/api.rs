@@ -29,6 +29,10 @@ pub struct PullRequest {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub to: Option<PathBuf>,
+    /// Also place the files in this directory as the Hub's own clients keep their cache, as links; for `hf://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub hf_cache: Option<PathBuf>,
     /// Read the files into the page cache once they are whole.
     #[serde(default)]
     pub prefault: bool,

@@ -31,11 +31,11 @@ pub use self::{
     size::parse_size,
     sources::{ConfigSources, Flag},
 };
-pub use crate::prices::Prices;
+pub use crate::{admission::HuggingFaceConfig, prices::Prices};
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
     namespace::{self, MountTable, NamespaceConfig},
-    origin::OriginsConfig,
+    origin::{self, OriginsConfig},
     reader::ReaderConfig,
     store::StoreConfig,
 };
@@ -72,6 +72,8 @@ pub struct Config {
     pub namespace: NamespaceConfig,
     /// How files are read that are not here yet.
     pub reader: ReaderConfig,
+    /// The Hugging Face door.
+    pub hugging_face: HuggingFaceConfig,
     /// What bytes cost.
     pub prices: Prices,
     /// The namespace as a file system.
@@ -162,6 +164,7 @@ impl Default for Config {
             mounts: MountTable::new(),
             namespace: NamespaceConfig::default(),
             reader: ReaderConfig::default(),
+            hugging_face: HuggingFaceConfig::default(),
             prices: Prices::default(),
             fuse: FuseConfig::default(),
         }
@@ -233,10 +236,33 @@ impl Config {
         self.s3.validate()?;
         self.cluster.validate()?;
         self.origins.validate()?;
+        self.refuse_ourselves()?;
         namespace::check_mounts(&self.mounts)?;
         self.prices.validate()?;
         self.fuse.validate(&self.data_dir)?;
         self.log.directives().map(drop)
+    }
+}
+
+impl Config {
+    /// A Hub that is this agent's own door would ask itself for ever: the variable that clients are given is easily
+    /// given to the agent, too.
+    fn refuse_ourselves(&self) -> Result<()> {
+        let endpoint = origin::hub_endpoint(&self.origins.hf)?;
+        let listen = self.http.listen;
+        let is_us = match endpoint.host() {
+            Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback() || listen.ip() == ip,
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback() || listen.ip() == ip,
+            None => false,
+        };
+        if is_us && listen.port() != 0 && endpoint.port_or_known_default() == Some(listen.port()) {
+            return invalid(format!(
+                "the Hub that models come from, {endpoint}, is this agent's own door: set origins.hf.endpoint, which \
+                 wins over HF_ENDPOINT, to the Hub itself"
+            ));
+        }
+        Ok(())
     }
 }
 

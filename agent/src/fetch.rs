@@ -23,7 +23,9 @@ use crate::{
     known::Known,
     manifest::Blueprint,
     origin::Patterns,
-    page_cache, placing, records,
+    page_cache,
+    placing::{self, HubCacheFile, Placed},
+    records,
     reference::Reference,
     report::Reporter,
     resolve::Resolved,
@@ -324,7 +326,7 @@ async fn expose(
     blueprint: &Blueprint,
     wanted: &WantedFiles,
 ) -> Result<()> {
-    if request.to.is_none() && !request.prefault {
+    if request.to.is_none() && request.hf_cache.is_none() && !request.prefault {
         return Ok(());
     }
     let mut opened = Vec::with_capacity(wanted.len());
@@ -334,16 +336,34 @@ async fn expose(
     }
     if let Some(to) = request.to.clone() {
         let files = opened.clone();
-        let placed = tokio::task::spawn_blocking(move || placing::place(&files, &to)).await;
-        placed.unwrap_or_else(|e| {
-            Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e))
-        })?;
+        placed(move || placing::place(&files, &to)).await?;
+    }
+    if let Some(cache) = request.hf_cache.clone()
+        && let Reference::Hub(repo) = request.reference.parse()?
+    {
+        let files: Vec<_> = opened
+            .iter()
+            .zip(wanted)
+            .map(|((path, opened), &file)| HubCacheFile {
+                path: path.clone(),
+                digest: blueprint.files[file].digest,
+                opened: opened.clone(),
+            })
+            .collect();
+        let commit = blueprint.revision.clone().unwrap_or_else(|| repo.revision.clone());
+        placed(move || placing::place_in_hub_cache(&files, &repo, &commit, &cache)).await?;
     }
     if request.prefault {
         let files: Vec<_> = opened.into_iter().map(|(_, file)| file).collect();
         page_cache::prefault(&files, |_| {}).await?;
     }
     Ok(())
+}
+
+async fn placed(place: impl FnOnce() -> Result<Placed> + Send + 'static) -> Result<()> {
+    let placed = tokio::task::spawn_blocking(place).await;
+    let cut_short = |e| Err(Error::with_source(ErrorKind::Cancelled, "placing files was cut short", e));
+    placed.unwrap_or_else(cut_short).map(drop)
 }
 
 /// Which files still lack how many chunks.

@@ -89,6 +89,7 @@ impl Host for AgentHost {
                 refuse_local(&request.reference.parse()?)?;
                 // A peer never says where on this machine something goes.
                 request.to = None;
+                request.hf_cache = None;
                 tracing::info!(peer = %from.short(), reference = %request.reference, "a peer asks this node to pull");
                 let status = self.pulls()?.start(request)?;
                 let id = status.borrow().id.clone();

@@ -6,6 +6,7 @@
 //!
 //! [`agent`] is what doors and commands talk to; [`fetch`] is that line.
 
+mod admission;
 pub mod agent;
 pub mod api;
 pub mod config;

@@ -7,6 +7,8 @@
 //! Invariants: below the directory no symbolic link is followed; nothing but a regular file of the
 //! very name is replaced; nothing is removed but our own temporary files.
 
+mod hub_cache;
+
 use std::{
     ffi::OsStr,
     fs::File,
@@ -29,6 +31,8 @@ use crate::{
     store::OpenedFile,
 };
 
+pub use hub_cache::{HubCacheFile, hub_snapshot_dir, place_in_hub_cache};
+
 /// Compared at a time, of each of two files.
 const COMPARE_BYTES: usize = 1 << 20;
 /// Asked of one `copy_file_range`, which may copy less.
@@ -45,6 +49,8 @@ pub enum Way {
     Reflink,
     /// A file of its own.
     Copy,
+    /// A link to the store's file, which holds as long as that is there.
+    Symlink,
 }
 
 /// Files by the way they came.
@@ -58,6 +64,8 @@ pub struct Placed {
     pub reflinks: u64,
     /// Copies.
     pub copies: u64,
+    /// Symbolic links to the store.
+    pub symlinks: u64,
     /// Bytes of the copies: the disk space this took.
     pub copied_bytes: u64,
 }
@@ -68,6 +76,7 @@ impl Placed {
             Way::Kept => self.kept += 1,
             Way::HardLink => self.hard_links += 1,
             Way::Reflink => self.reflinks += 1,
+            Way::Symlink => self.symlinks += 1,
             Way::Copy => {
                 self.copies += 1;
                 self.copied_bytes += bytes;
@@ -116,10 +125,7 @@ fn place_one(root: &OwnedFd, path: &RelativePath, file: &OpenedFile) -> Result<W
         Err(Errno::NOENT) => {}
         Err(e) => return Err(io::Error::from(e)).at(|| "look at its place".to_owned()),
     }
-    let temporary = Temporary {
-        directory: directory.as_fd(),
-        name: format!(".emberline-{:016x}", rand::random::<u64>()),
-    };
+    let temporary = Temporary::in_directory(&directory);
     let way = fill(&temporary, file).at(|| "write".to_owned())?;
     rustix::fs::renameat(&directory, &temporary.name, &directory, name)
         .and_then(|()| rustix::fs::fsync(&directory))
@@ -190,6 +196,13 @@ fn is_same(directory: &OwnedFd, name: &str, there: &rustix::fs::Stat, file: &Ope
 struct Temporary<'a> {
     directory: rustix::fd::BorrowedFd<'a>,
     name: String,
+}
+
+impl<'a> Temporary<'a> {
+    fn in_directory(directory: &'a OwnedFd) -> Self {
+        let name = format!(".emberline-{:016x}", rand::random::<u64>());
+        Self { directory: directory.as_fd(), name }
+    }
 }
 
 impl Drop for Temporary<'_> {

@@ -68,12 +68,16 @@ impl Pulls {
         if self.engine.cancel.is_cancelled() {
             return Err(stopping(SHUTTING_DOWN));
         }
-        request.reference.parse::<Reference>()?;
+        let reference = request.reference.parse::<Reference>()?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
         if request.timeout_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
             return Err(Error::new(ErrorKind::Invalid, "timeout_seconds is not a time"));
         }
-        if request.to.as_ref().is_some_and(|to| !to.is_absolute()) {
+        if request.hf_cache.is_some() && !matches!(reference, Reference::Hub(_)) {
+            let text = format!("{reference} is no repository of a Hub: hf_cache takes hf:// alone");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if [&request.to, &request.hf_cache].into_iter().flatten().any(|to| !to.is_absolute()) {
             return Err(Error::new(ErrorKind::Invalid, "the directory to place files in must be absolute"));
         }
         let mut jobs = lock(&self.jobs);

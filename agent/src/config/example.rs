@@ -171,6 +171,11 @@ bearer_hosts = []
 # Whom to ask as; else HADOOP_USER_NAME, else the user that the agent runs as.
 #user = "hdfs"
 
+# The Hugging Face door: HF_ENDPOINT=http://127.0.0.1:7580/hf for its clients.
+[hugging_face]
+# Who brings a token is let into a repository if the Hub lets that token in, and for so long without asking again.
+admission_ttl = "5min"
+
 [namespace]
 # How long a listing, the size and version of a file, or what a branch stands for answers before its origin
 # is asked again. When the origin is gone, what it said last goes on answering.

@@ -6,6 +6,8 @@
 //!
 //! Source: the routes as `huggingface_hub` 2.4 uses them.
 
+mod admission;
+
 use std::{
     collections::HashMap,
     ops::Range,
@@ -21,6 +23,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::Instant;
 use url::Url;
+
+pub(crate) use admission::{Entry as Admission, Refusal};
 
 use super::{
     Origin, changed,

@@ -23,6 +23,7 @@ mod hdfs;
 mod hosts;
 mod http;
 mod hub;
+mod lent;
 mod limit;
 mod listing;
 mod object;
@@ -47,7 +48,7 @@ use futures::stream::BoxStream;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    reference::{Bucket, Reference},
+    reference::{Bucket, HubKind, HubRepo, Reference},
     snapshot::{Snapshot, SnapshotFile},
 };
 
@@ -55,6 +56,7 @@ pub use config::{
     AzConfig, GsConfig, HdfsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config,
 };
 pub use count::OriginCounters;
+pub(crate) use hub::{Admission, Refusal};
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
 
@@ -64,6 +66,14 @@ use stores::Store;
 
 /// Stores kept open; beyond it all are opened anew.
 const MAX_STORES: usize = 256;
+
+/// Where the Hub of these settings is.
+///
+/// # Errors
+/// `Invalid` where they, or the environment, name what is no URL.
+pub(crate) fn hub_endpoint(config: &HubConfig) -> Result<url::Url> {
+    secrets::hub_endpoint(config)
+}
 
 /// A place that holds one model.
 #[async_trait]
@@ -102,6 +112,7 @@ struct Inner {
     ways: Mutex<HashMap<Option<PathBuf>, Ways>>,
     stores: Mutex<HashMap<StoreKey, Arc<Store>>>,
     name_nodes: Mutex<HashMap<String, hdfs::NameNode>>,
+    lent: lent::Lent,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -127,6 +138,7 @@ impl Origins {
                 ways: Mutex::default(),
                 stores: Mutex::default(),
                 name_nodes: Mutex::default(),
+                lent: lent::Lent::default(),
                 config,
             }),
         })
@@ -245,20 +257,34 @@ impl Inner {
         Ok(self.dressed(origin, "http", &host, &host))
     }
 
-    fn hub(&self, name: String, repo: &crate::reference::HubRepo) -> Result<Arc<dyn Origin>> {
+    fn hub(&self, name: String, repo: &HubRepo) -> Result<Arc<dyn Origin>> {
+        let mut access = secrets::HubAccess::new(&self.config.hf)?;
+        if let Some(lent) = self.lent.of(repo) {
+            access.authorization = Some(lent);
+            access.token_source = "a token that a caller of the Hugging Face door brought";
+        }
+        let (origin, host) = self.hub_origin(name, repo, access)?;
+        Ok(self.dressed(origin, "hf", &host, &host))
+    }
+
+    /// A repository as the bearer of what is in `access` sees it, and its host.
+    fn hub_origin(
+        &self,
+        name: String,
+        repo: &HubRepo,
+        access: secrets::HubAccess,
+    ) -> Result<(hub::HubOrigin, String)> {
         let kind = match repo.kind {
-            crate::reference::HubKind::Model => "",
-            crate::reference::HubKind::Dataset => "datasets/",
-            crate::reference::HubKind::Space => "spaces/",
+            HubKind::Model => "",
+            HubKind::Dataset => "datasets/",
+            HubKind::Space => "spaces/",
         };
         self.allow.check(&format!("hf://{kind}{}@{}", repo.name, repo.revision))?;
-        let access = secrets::HubAccess::new(&self.config.hf)?;
         guard::check_url(&access.endpoint)?;
         let host = client::host_key(&access.endpoint);
         let client = self.ways(self.config.hf.ca_file.clone())?.client;
         let patience = self.config.stall_timeout;
-        let origin = hub::HubOrigin::new(client, access, name, repo.clone(), patience);
-        Ok(self.dressed(origin, "hf", &host, &host))
+        Ok((hub::HubOrigin::new(client, access, name, repo.clone(), patience), host))
     }
 
     /// The name node of a reference, and what it is called.

@@ -30,16 +30,24 @@ impl HubAccess {
     /// # Errors
     /// `Invalid` for an endpoint that is no URL; reading a token file that was named.
     pub(super) fn new(config: &HubConfig) -> Result<Self> {
-        let endpoint = match &config.endpoint {
-            Some(text) => parse_endpoint("origins.hf.endpoint", text)?,
-            None => match non_empty_var("HF_ENDPOINT") {
-                Some(text) => parse_endpoint("HF_ENDPOINT", &text)?,
-                None => parse_endpoint("the default Hub", DEFAULT_ENDPOINT)?,
-            },
-        };
+        let endpoint = hub_endpoint(config)?;
         let (token, token_source) = if config.anonymous { (None, "no token") } else { find_token(config)? };
         let authorization = token.map(|token| bearer(&token, token_source)).transpose()?;
         Ok(Self { endpoint, authorization, token_source })
+    }
+}
+
+/// Where the Hub is.
+///
+/// # Errors
+/// `Invalid` for what is no URL.
+pub(super) fn hub_endpoint(config: &HubConfig) -> Result<Url> {
+    match &config.endpoint {
+        Some(text) => parse_endpoint("origins.hf.endpoint", text),
+        None => match non_empty_var("HF_ENDPOINT") {
+            Some(text) => parse_endpoint("HF_ENDPOINT", &text),
+            None => parse_endpoint("the default Hub", DEFAULT_ENDPOINT),
+        },
     }
 }
 

@@ -112,6 +112,13 @@ struct Resolved {
     stale: bool,
 }
 
+/// The files of an artifact.
+pub(crate) struct Contents {
+    pub(crate) blueprint: Arc<Blueprint>,
+    /// The origin could not be asked: this is what it said before.
+    pub(crate) stale: bool,
+}
+
 /// How long an origin has to say what it has now, where an older version is whole here.
 const ORIGIN_PATIENCE: Duration = Duration::from_secs(2);
 /// References remembered.
@@ -178,6 +185,15 @@ impl Reader {
             }
             opened => opened,
         }
+    }
+
+    /// What `reference` consists of now, as of at most a while ago. Nothing starts to come. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) async fn contents(&self, reference: &Reference) -> Result<Contents> {
+        let Resolved { blueprint, stale, .. } = self.resolve(reference, None).await?;
+        Ok(Contents { blueprint, stale })
     }
 
     /// Records the order in which what is open of an artifact has been read so far.

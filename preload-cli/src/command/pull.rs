@@ -6,6 +6,8 @@ use clap::Args;
 use emberline_agent::{
     api::{Phase, Problem, PullRequest, PullStatus},
     error::ErrorKind,
+    placing::hub_snapshot_dir,
+    reference::Reference,
 };
 use futures::future::join_all;
 use serde::Serialize;
@@ -30,6 +32,7 @@ use crate::{
 Examples:
   preload pull s3://models/llama-3-8b
   preload pull hf://org/name@main --allow-pattern '*.safetensors' --to ./model
+  preload pull hf://org/name --hf-cache ~/.cache/huggingface/hub
   preload pull gs://bucket/a az://container/b --timeout 10m
   preload pull s3://models/llama-3-8b --deadline 10m      before pulls that have more time
   preload pull s3://models/llama-3-8b --join 10.0.0.1:7581 --secret-file cluster.secret")]
@@ -40,6 +43,10 @@ pub(crate) struct Pull {
     /// Also place the files here: hard links where possible, else copies.
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    /// Also make them a cache of the Hub's own clients in this directory, of links: HF_HUB_CACHE for them. On
+    /// another file system than the data directory the links lead into that one: add --pin to keep them whole.
+    #[arg(long, value_name = "DIR")]
+    hf_cache: Option<PathBuf>,
     #[command(flatten)]
     patterns: Patterns,
     #[command(flatten)]
@@ -81,12 +88,14 @@ impl Pull {
                 .advice("run `preload pull REF --to DIR` once for each reference"));
         }
         let to = self.to.as_deref().map(reference::absolute).transpose()?;
+        let hf_cache = self.hf_cache.as_deref().map(reference::absolute).transpose()?;
         let request = |typed: &String| {
             Ok(PullRequest {
                 reference: reference::from_here(typed)?,
                 allow_patterns: self.patterns.allow.clone(),
                 ignore_patterns: self.patterns.ignore.clone(),
                 to: to.clone(),
+                hf_cache: hf_cache.clone(),
                 prefault: self.prefault,
                 timeout_seconds: self.timeout.map(|t| t.as_secs_f64()),
                 pin: self.pin,
@@ -145,7 +154,19 @@ impl Pull {
     fn path(&self, outcome: &Outcome) -> String {
         let Outcome::Ended(status) = outcome else { return String::new() };
         let asked = self.to.as_deref().and_then(|to| reference::absolute(to).ok());
+        let asked = asked.or_else(|| self.in_hub_cache(status));
         asked.as_ref().or(status.path.as_ref()).map(|p| p.display().to_string()).unwrap_or_default()
+    }
+}
+
+impl Pull {
+    /// Where a client of the Hub finds it in the cache that was asked for.
+    fn in_hub_cache(&self, status: &PullStatus) -> Option<PathBuf> {
+        let cache = reference::absolute(self.hf_cache.as_deref()?).ok()?;
+        match status.reference.parse() {
+            Ok(Reference::Hub(repo)) => Some(hub_snapshot_dir(&cache, &repo, status.revision.as_deref()?)),
+            _ => None,
+        }
     }
 }
 

@@ -3,29 +3,29 @@
 //! No package holds a Hub server that runs here (`hf-local-hub` comes without its server, `olah` only mirrors
 //! another), so this one is ours; `tests/origins` proves it by having the real `huggingface_hub` download from
 //! it. Large files are redirected to a second host with a signed URL, as the Hub does; that host refuses
-//! requests that carry a token.
+//! requests that carry a token. It runs on threads of its own, so that dropping it ends its connections as well.
 
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, Response, StatusCode, header},
 };
 use bytes::Bytes;
 use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Runtime};
 
 /// One file of the repository.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ pub struct HubRequest {
 pub struct Hub {
     url: String,
     state: Arc<HubState>,
-    tasks: Vec<JoinHandle<()>>,
+    runtime: Option<Runtime>,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,15 @@ struct HubState {
     requests: Mutex<Vec<HubRequest>>,
     refusals: AtomicU32,
     signature: AtomicU32,
+    /// Tokens whose bearers accepted the terms.
+    admitted: Mutex<Vec<String>>,
+    /// Of one body; 0: no limit.
+    bytes_per_second: AtomicU64,
+    served_bytes: AtomicU64,
 }
+
+/// Sent at a time where it is slow.
+const SLOW_PIECE_BYTES: usize = 16 << 10;
 
 type Answer = Response<Body>;
 
@@ -94,9 +102,12 @@ impl Hub {
     /// # Errors
     /// When no port can be had.
     pub async fn start(settings: HubSettings) -> super::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|e| format!("hub: {e}"))?;
         let listen = || async {
-            let listener =
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| format!("hub: {e}"))?;
+            // On the threads that will serve it.
+            let bound = runtime.spawn(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).await;
+            let listener = bound.map_err(|e| format!("hub: {e}"))?.map_err(|e| format!("hub: {e}"))?;
             let address = listener.local_addr().map_err(|e| format!("hub: {e}"))?;
             Ok::<(TcpListener, SocketAddr), String>((listener, address))
         };
@@ -112,17 +123,19 @@ impl Hub {
             requests: Mutex::default(),
             refusals: AtomicU32::new(0),
             signature: AtomicU32::new(1),
+            admitted: Mutex::default(),
+            bytes_per_second: AtomicU64::new(0),
+            served_bytes: AtomicU64::new(0),
         });
         let on_hub = Router::new().fallback(serve_hub).with_state(state.clone());
         let on_cdn = Router::new().fallback(serve_cdn).with_state(state.clone());
-        let serve = |listener, router: Router| {
-            tokio::spawn(async move {
-                // Ends with the task; a broken listener shows as a failed request.
+        for (listener, router) in [(hub, on_hub), (cdn, on_cdn)] {
+            runtime.spawn(async move {
+                // Ends with the runtime; a broken listener shows as a failed request.
                 let _ = axum::serve(listener, router).await;
-            })
-        };
-        let tasks = vec![serve(hub, on_hub), serve(cdn, on_cdn)];
-        Ok(Self { url: format!("http://{hub_address}"), state, tasks })
+            });
+        }
+        Ok(Self { url: format!("http://{hub_address}"), state, runtime: Some(runtime) })
     }
 
     /// Base URL.
@@ -150,6 +163,26 @@ impl Hub {
         self.state.refusals.store(count, Ordering::SeqCst);
     }
 
+    /// The bearer of `token` has accepted the terms.
+    pub fn admit(&self, token: &str) {
+        self.state.admitted.lock().unwrap_or_else(PoisonError::into_inner).push(token.to_owned());
+    }
+
+    /// Nobody has accepted the terms any more.
+    pub fn admit_nobody(&self) {
+        self.state.admitted.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Sends every body no faster than this; 0: as fast as it goes.
+    pub fn pace(&self, bytes_per_second: u64) {
+        self.state.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// Bytes of files that were sent.
+    pub fn served_bytes(&self) -> u64 {
+        self.state.served_bytes.load(Ordering::SeqCst)
+    }
+
     /// Makes every signed URL given out so far worthless.
     pub fn expire_signatures(&self) {
         self.state.signature.fetch_add(1, Ordering::SeqCst);
@@ -163,8 +196,8 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -207,14 +240,21 @@ async fn serve_hub(State(state): State<Arc<HubState>>, request: Request) -> Answ
         return failure(StatusCode::UNAUTHORIZED, "RepoNotFound", "Repository not found");
     }
     if let Some(rest) = path.strip_prefix(&resolve) {
-        if settings.is_gated {
+        let admitted = state.admitted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let may_read = admitted.iter().any(|token| sent == Some(format!("Bearer {token}").as_str()));
+        if settings.is_gated && !may_read {
             return failure(StatusCode::FORBIDDEN, "GatedRepo", "Access to this model is restricted");
         }
         let (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
         return serve_file(&state, &request, &decoded(revision), &decoded(file));
     }
     let rest = path.strip_prefix(&api).unwrap_or_default().trim_start_matches('/');
+    if rest == "refs" {
+        let branch = json!({"name": "main", "ref": "refs/heads/main", "targetCommit": state.commit()});
+        return json_answer(&json!({"branches": [branch], "converts": [], "tags": []}));
+    }
     let (route, revision) = rest.split_once('/').unwrap_or((rest, "main"));
+    let revision = if route == "tree" { revision.split('/').next().unwrap_or_default() } else { revision };
     let Some(commit) = state.resolve_revision(&decoded(revision)) else {
         return failure(StatusCode::NOT_FOUND, "RevisionNotFound", "Invalid rev id");
     };
@@ -265,7 +305,7 @@ fn serve_tree(state: &HubState, request: &Request) -> Answer {
     answer
 }
 
-fn serve_file(state: &HubState, request: &Request, revision: &str, path: &str) -> Answer {
+fn serve_file(state: &Arc<HubState>, request: &Request, revision: &str, path: &str) -> Answer {
     let Some(commit) = state.resolve_revision(revision) else {
         return failure(StatusCode::NOT_FOUND, "RevisionNotFound", "Invalid rev id");
     };
@@ -284,7 +324,7 @@ fn serve_file(state: &HubState, request: &Request, revision: &str, path: &str) -
         set(&mut answer, "x-linked-etag", &format!("\"{digest}\""));
         answer
     } else {
-        let mut answer = body(request.method(), request.headers(), &file.bytes);
+        let mut answer = body(state, request, &file.bytes);
         set(&mut answer, "etag", &format!("\"{}\"", git_oid(file)));
         answer
     };
@@ -306,15 +346,15 @@ async fn serve_cdn(State(state): State<Arc<HubState>>, request: Request) -> Answ
     let Some(file) = files.iter().find(|f| hex(&Sha256::digest(&f.bytes)) == name) else {
         return failure(StatusCode::NOT_FOUND, "", "no such key");
     };
-    let mut answer = body(request.method(), request.headers(), &file.bytes);
+    let mut answer = body(&state, &request, &file.bytes);
     set(&mut answer, "etag", &format!("\"{name}\""));
     answer
 }
 
 /// The bytes, or the one range that was asked for.
-fn body(method: &Method, headers: &HeaderMap, bytes: &Bytes) -> Answer {
+fn body(state: &Arc<HubState>, request: &Request, bytes: &Bytes) -> Answer {
     let size = bytes.len();
-    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|text| {
+    let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(|text| {
         let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
         let first: usize = first.parse().ok()?;
         let last = last.parse().unwrap_or(usize::MAX).min(size.saturating_sub(1));
@@ -330,7 +370,8 @@ fn body(method: &Method, headers: &HeaderMap, bytes: &Bytes) -> Answer {
         None => (StatusCode::OK, bytes.clone(), None),
     };
     let length = content.len();
-    let mut answer = Answer::new(if *method == Method::HEAD { Body::empty() } else { Body::from(content) });
+    let is_head = *request.method() == Method::HEAD;
+    let mut answer = Answer::new(if is_head { Body::empty() } else { paced(state.clone(), content) });
     *answer.status_mut() = status;
     set(&mut answer, "accept-ranges", "bytes");
     set(&mut answer, "content-length", &length.to_string());
@@ -338,6 +379,26 @@ fn body(method: &Method, headers: &HeaderMap, bytes: &Bytes) -> Answer {
         set(&mut answer, "content-range", &value);
     }
     answer
+}
+
+/// The bytes as fast as the Hub is, counted as they go.
+fn paced(state: Arc<HubState>, content: Bytes) -> Body {
+    Body::from_stream(futures::stream::unfold(content, move |mut rest| {
+        let state = state.clone();
+        async move {
+            let rate = state.bytes_per_second.load(Ordering::SeqCst);
+            let piece_bytes = if rate == 0 { rest.len() } else { rest.len().min(SLOW_PIECE_BYTES) };
+            let piece = rest.split_to(piece_bytes);
+            if piece.is_empty() {
+                return None;
+            }
+            if rate > 0 {
+                tokio::time::sleep(Duration::from_secs_f64(piece_bytes as f64 / rate as f64)).await;
+            }
+            state.served_bytes.fetch_add(piece_bytes as u64, Ordering::SeqCst);
+            Some((Ok::<Bytes, std::io::Error>(piece), rest))
+        }
+    }))
 }
 
 fn failure(status: StatusCode, code: &str, message: &str) -> Answer {

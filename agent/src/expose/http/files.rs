@@ -159,6 +159,26 @@ pub(super) async fn coming(
     headers: &HeaderMap,
     file: LazyFile,
 ) -> Result<Response, Failure> {
+    begin(method, headers, file, FIRST_BYTE, false).await
+}
+
+/// As [`coming`], but the answer begins after `patience` without its first bytes where these take longer.
+pub(super) async fn coming_within(
+    method: &Method,
+    headers: &HeaderMap,
+    file: LazyFile,
+    patience: Duration,
+) -> Result<Response, Failure> {
+    begin(method, headers, file, patience, true).await
+}
+
+async fn begin(
+    method: &Method,
+    headers: &HeaderMap,
+    file: LazyFile,
+    patience: Duration,
+    goes_on: bool,
+) -> Result<Response, Failure> {
     let etag = format!("\"{}\"", file.etag());
     let modified = file.modified().unwrap_or(UNIX_EPOCH);
     let source = match file.sealed() {
@@ -174,8 +194,12 @@ pub(super) async fn coming(
         (Decision::NotModified | Decision::PreconditionFailed | Decision::Unsatisfiable, _) => None,
     };
     if let (Some(offset), Source::Coming(file, begun)) = (first, &mut served.source) {
-        let deadline = tokio::time::Instant::now() + FIRST_BYTE;
-        *begun = Some(file.read_at(offset, FIRST_BYTES, deadline).await?);
+        let deadline = tokio::time::Instant::now() + patience;
+        *begun = match file.read_at(offset, FIRST_BYTES, deadline).await {
+            Ok(bytes) => Some(bytes),
+            Err(e) if goes_on && e.kind() == ErrorKind::Timeout => None,
+            Err(e) => return Err(e.into()),
+        };
     }
     Ok(respond(method, served, decision))
 }

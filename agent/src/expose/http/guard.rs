@@ -5,8 +5,9 @@
 //! compared in constant time and is never logged.
 //!
 //! Without a token, loopback alone is no protection from a browser on the same machine: a page can
-//! point its own name at 127.0.0.1 (DNS rebinding) or post across sites. So `Host` and `Origin` must
-//! then name this machine.
+//! point its own name at 127.0.0.1 (DNS rebinding), post across sites, or have the agent read by an image's
+//! address. So `Host` and `Origin` must then name this machine, and a request that the browser says came from
+//! another site is refused.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,7 +16,7 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,6 +29,8 @@ use crate::{
 
 /// What a probe may ask without a token: these say nothing but yes or no.
 pub const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The door's rule of entry.
 #[derive(Clone)]
@@ -65,6 +68,7 @@ impl Guard {
         match &self.rule {
             Rule::Token(expected) => match bearer(request.headers()) {
                 Some(token) if blake3::hash(token) == *expected => Ok(()),
+                Some(token) if is_for_hub(request) && split_hub_token(token, expected).is_some() => Ok(()),
                 Some(_) => Err(unauthorized("the token is not the one of this agent")),
                 None => Err(unauthorized("this agent wants a token")),
             },
@@ -94,16 +98,58 @@ pub(in crate::expose) fn check_local<B>(
         Some(_) | None => return Err("Host"),
     }
     match request.headers().get(header::ORIGIN).map(origin_host) {
+        None if is_cross_site(request.headers()) => Err("Sec-Fetch-Site"),
         None => Ok(()),
         Some(Some(origin)) if is_ours(origin.host(), &is_named, is_loopback) => Ok(()),
         Some(_) => Err("Origin"),
     }
 }
 
+/// Whether a browser says that a page of another site asked. Pages send no `Origin` with an image, a script or a
+/// link; programs that are no browser do not say from where they ask. What a person typed comes from `none`.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(SEC_FETCH_SITE)
+        .iter()
+        .any(|site| site.as_bytes().trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+}
+
+/// Whether a request is for the Hugging Face endpoint, whose clients bring a token for the Hub.
+fn is_for_hub(request: &Request) -> bool {
+    request.uri().path().starts_with("/hf/")
+}
+
+/// The part behind the last colon of `AGENT:HUB`, if the part in front is this agent's token: clients of the Hub
+/// can send one token, and two doors want to see one.
+fn split_hub_token<'a>(token: &'a [u8], expected: &blake3::Hash) -> Option<&'a [u8]> {
+    let colon = token.iter().rposition(|&byte| byte == b':')?;
+    (blake3::hash(&token[..colon]) == *expected).then(|| &token[colon + 1..])
+}
+
+impl Guard {
+    /// Takes this agent's own token out of a request for the Hub: it is not the Hub's to see.
+    fn keep_own_token(&self, request: &mut Request) {
+        let Rule::Token(expected) = &self.rule else { return };
+        if !is_for_hub(request) {
+            return;
+        }
+        let rest = bearer(request.headers()).and_then(|token| split_hub_token(token, expected));
+        let rest = rest.filter(|token| !token.is_empty()).map(|token| [b"Bearer ", token].concat());
+        request.headers_mut().remove(header::AUTHORIZATION);
+        if let Some(mut value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
+            value.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+    }
+}
+
 /// The middleware around everything.
-pub(super) async fn stand(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn stand(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     match guard.admit(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            guard.keep_own_token(&mut request);
+            next.run(request).await
+        }
         Err(failure) => failure.into_response(),
     }
 }
@@ -226,6 +272,30 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_another_site_cannot_have_the_agent_read_without_a_token() {
+        let guard = Guard::new(&HttpConfig::default(), LOOPBACK).unwrap();
+        let asked = |headers: &[(&str, &str)]| {
+            let headers: Vec<_> = [("host", "localhost:7580")].iter().chain(headers).copied().collect();
+            status(&guard, "/hf/org/name/resolve/main/config.json", &headers)
+        };
+        // As browsers send an image, a script, a link of a page; no page can leave it out.
+        for mode in ["no-cors", "navigate"] {
+            assert_eq!(asked(&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", mode)]), 403, "{mode}");
+        }
+        assert_eq!(asked(&[("sec-fetch-site", "Cross-Site")]), 403);
+        assert_eq!(asked(&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")]), 403);
+        // Typed by a person; a page of this agent's; one of another port of this machine; Node's own fetch.
+        for site in ["none", "same-origin", "same-site"] {
+            assert_eq!(asked(&[("sec-fetch-site", site)]), 200, "{site}");
+        }
+        assert_eq!(asked(&[("sec-fetch-mode", "cors")]), 200);
+        // 127.0.0.1 and localhost are two sites to a browser, and one machine.
+        let here = [("sec-fetch-site", "cross-site"), ("origin", "http://127.0.0.1:3000")];
+        assert_eq!(asked(&here), 200);
+        assert_eq!(asked(&[("sec-fetch-site", "cross-site"), ("origin", "http://evil.example")]), 403);
+    }
+
+    #[test]
     fn with_a_token_only_its_bearer_comes_in() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
@@ -242,6 +312,32 @@ mod tests {
         assert_eq!(status(&guard, "/healthz", &[("host", "evil.example")]), 200);
         assert_eq!(status(&guard, "/healthz/", &[]), 401);
         assert_eq!(status(&guard, "//healthz", &[]), 401);
+    }
+
+    #[test]
+    fn the_hubs_token_comes_behind_ours_and_ours_goes_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "s3:cret").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = HttpConfig { token_file: Some(file), ..HttpConfig::default() };
+        let guard = Guard::new(&config, LOOPBACK).unwrap();
+        let left = |path: &str, token: &str| {
+            let mut request = request(path, &[("authorization", &format!("Bearer {token}"))]);
+            guard.admit(&request).is_ok().then(|| {
+                guard.keep_own_token(&mut request);
+                let left = request.headers().get("authorization");
+                left.map_or(String::new(), |value| value.to_str().unwrap().to_owned())
+            })
+        };
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret"), Some(String::new()));
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret:"), Some(String::new()));
+        assert_eq!(left("/hf/api/models/a/b", "s3:cret:hf_x"), Some("Bearer hf_x".to_owned()));
+        for wrong in ["hf_x", "s3:hf_x", "s3:cret:hf:x", ":s3:cret", "s3:cre:hf_x"] {
+            assert_eq!(left("/hf/api/models/a/b", wrong), None, "{wrong}");
+        }
+        assert_eq!(left("/v1/status", "s3:cret:hf_x"), None);
+        assert_eq!(left("/v1/status", "s3:cret"), Some("Bearer s3:cret".to_owned()));
     }
 
     #[test]

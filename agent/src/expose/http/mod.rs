@@ -14,6 +14,7 @@ pub mod extract;
 pub mod files;
 mod fs;
 pub mod guard;
+mod hugging_face;
 mod jobs;
 pub(super) mod lazy_body;
 mod observe;
@@ -186,6 +187,7 @@ fn quick_routes() -> OpenApiRouter<Door> {
         .routes(routes!(files::by_artifact))
         .routes(routes!(fs::file))
         .routes(routes!(fs::root))
+        .routes(routes!(hugging_face::hub))
 }
 
 /// Routes whose honest work can take minutes: the agent's own deadlines bound them.
