@@ -216,7 +216,7 @@ mod tests {
     fn what_can_name_nothing_is_refused_in_the_hubs_words() {
         let refused = |path: &str| {
             let refused = parse(path).expect_err(path);
-            (refused.status(), refused.code())
+            (refused.status(), refused.code().to_owned())
         };
         for (path, status, code) in [
             ("api/models/../etc", 404, "RepoNotFound"),
@@ -232,7 +232,7 @@ mod tests {
             ("org/name/resolve/main/%ff", 400, ""),
             ("api/models/org/name/tree/main/..%2f..", 400, ""),
         ] {
-            assert_eq!(refused(path), (status, code), "{path}");
+            assert_eq!(refused(path), (status, code.to_owned()), "{path}");
         }
     }
 }
