@@ -32,6 +32,7 @@ mod retry;
 mod secrets;
 mod stall;
 mod stores;
+mod write;
 
 use std::{
     collections::HashMap,
@@ -57,6 +58,7 @@ pub use config::{
 pub use count::OriginCounters;
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
+pub(crate) use write::{Writer, Written};
 
 use client::Client;
 use connector::Ways;

@@ -6,4 +6,6 @@
 mod commands;
 mod hostile;
 mod python;
+mod rust;
 mod stack;
+mod writes;
