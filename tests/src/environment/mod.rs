@@ -31,7 +31,7 @@ pub use hub::{Hub, HubFile, HubRequest, HubSettings};
 pub use nginx::Nginx;
 pub use pythons::{PYTHON_VERSIONS, package_builder, package_reader, python_program};
 pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
-pub use torch::debian_torch;
+pub use torch::{debian_torch, s3_torch};
 
 /// What went wrong with the environment, in a sentence that says what is missing.
 pub type Result<T, E = String> = std::result::Result<T, E>;

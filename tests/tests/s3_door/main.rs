@@ -8,4 +8,5 @@ mod hostile;
 mod python;
 mod rust;
 mod stack;
+mod torch;
 mod writes;
