@@ -117,7 +117,7 @@ pub fn seaweed() -> Result<PathBuf> {
 }
 
 /// A virtual environment with `packages`, and with `files` without what they depend on.
-fn virtual_environment(name: &str, packages: &[&str], files: &[&str]) -> Result<PathBuf> {
+pub(super) fn virtual_environment(name: &str, packages: &[&str], files: &[&str]) -> Result<PathBuf> {
     part(name, &[packages, files].concat(), |dir| {
         run(Command::new("python3").args(["-m", "venv"]).arg(dir), dir, "python3 with its venv module")?;
         let install = |options: &[&str], pins: &[&str]| {

@@ -8,5 +8,6 @@ mod hostile;
 mod python;
 mod rust;
 mod stack;
+mod tables;
 mod torch;
 mod writes;
