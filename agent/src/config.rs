@@ -233,7 +233,7 @@ impl Config {
     /// `Invalid` with what to do; `NotFound` and `Denied` from the files named.
     pub fn validate(&self) -> Result<()> {
         self.http.validate(self.shutdown_deadline)?;
-        self.s3.validate()?;
+        self.s3.validate(&self.mounts)?;
         self.cluster.validate()?;
         self.origins.validate()?;
         self.refuse_ourselves()?;

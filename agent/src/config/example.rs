@@ -39,6 +39,8 @@ drain_timeout = "10s"
 #secret_key_file = "/etc/emberline/s3.secret"
 # Buckets may be addressed as bucket.domain, besides bucket.localhost; without a port.
 #domain = "s3.example.com"
+# Names of [mounts] that callers may write: what they put is passed through to the bucket.
+writable_mounts = []
 # Connections served at a time; more are told to come back later.
 max_connections = 1024
 

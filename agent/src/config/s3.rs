@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{invalid, is_loopback, read_private};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    namespace::MountTable,
+};
 
 /// The S3 door; closed unless `listen` is set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,13 +22,22 @@ pub struct S3DoorConfig {
     pub secret_key_file: Option<PathBuf>,
     /// Buckets may be addressed as `bucket.domain`, besides `bucket.localhost`.
     pub domain: Option<String>,
+    /// Mounts of buckets that callers may write; they must sign for it.
+    pub writable_mounts: Vec<String>,
     /// Connections served at a time; more are told to come back later. 1 to 100,000.
     pub max_connections: usize,
 }
 
 impl Default for S3DoorConfig {
     fn default() -> Self {
-        Self { listen: None, access_key_id: None, secret_key_file: None, domain: None, max_connections: 1024 }
+        Self {
+            listen: None,
+            access_key_id: None,
+            secret_key_file: None,
+            domain: None,
+            writable_mounts: Vec::new(),
+            max_connections: 1024,
+        }
     }
 }
 
@@ -64,7 +76,7 @@ impl S3DoorConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, mounts: &MountTable) -> Result<()> {
         if !(1..=100_000).contains(&self.max_connections) {
             return invalid("s3.max_connections must be between 1 and 100000");
         }
@@ -81,6 +93,21 @@ impl S3DoorConfig {
             }
         }
         let credentials = self.credentials()?;
+        for mount in &self.writable_mounts {
+            let Some(origin) = mounts.get(mount) else {
+                return invalid(format!("s3.writable_mounts has {mount:?}, which is not in mounts"));
+            };
+            if !origin.starts_with("s3://") {
+                return invalid(format!(
+                    "s3.writable_mounts has {mount:?}, which is {origin}: only buckets, s3://, can be written"
+                ));
+            }
+            if credentials.is_none() {
+                return invalid(format!(
+                    "s3.writable_mounts has {mount:?}, but callers cannot sign: set s3.access_key_id and s3.secret_key_file"
+                ));
+            }
+        }
         match self.listen {
             Some(listen) if credentials.is_none() && !is_loopback(listen) => {
                 Err(credentials_are_missing(listen))
@@ -97,4 +124,35 @@ pub(crate) fn credentials_are_missing(listen: SocketAddr) -> Error {
          file only its owner can read and name it in s3.secret_key_file, or listen on 127.0.0.1"
     );
     Error::new(ErrorKind::Invalid, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_written_is_a_mounted_bucket_for_callers_that_sign() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, "a-secret-of-some-length").unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let mounts = [("shelf", "s3://bucket/shelf"), ("disk", "file:///models")];
+        let mounts: MountTable = mounts.map(|(name, origin)| (name.to_owned(), origin.to_owned())).into();
+        let signed = |mount: &str| S3DoorConfig {
+            access_key_id: Some("key".to_owned()),
+            secret_key_file: Some(secret.clone()),
+            writable_mounts: vec![mount.to_owned()],
+            ..S3DoorConfig::default()
+        };
+        signed("shelf").validate(&mounts).unwrap();
+        let unsigned = S3DoorConfig { access_key_id: None, secret_key_file: None, ..signed("shelf") };
+        for (config, told) in [
+            (signed("attic"), "\"attic\", which is not in mounts"),
+            (signed("disk"), "\"disk\", which is file:///models: only buckets"),
+            (unsigned, "set s3.access_key_id and s3.secret_key_file"),
+        ] {
+            let refused = config.validate(&mounts).unwrap_err();
+            assert!(refused.kind() == ErrorKind::Invalid && refused.to_string().contains(told), "{refused}");
+        }
+    }
 }

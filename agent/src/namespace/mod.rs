@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, ErrorKind, Result},
     origin::{
-        Origins,
+        Origins, Writer,
         catalogue::{Listed, ListedName, ListedPage, MAX_PAGE_NAMES, PageRequest},
     },
     snapshot::{Digest, FileVersion},
@@ -148,6 +148,7 @@ pub struct Namespace {
 }
 
 struct Inner {
+    origins: Origins,
     mounts: Mounts,
     memory: Memory,
 }
@@ -164,8 +165,8 @@ impl Namespace {
         config: &NamespaceConfig,
         mounts: &MountTable,
     ) -> Result<Self> {
-        let memory = Memory::new(origins, store, config.listing_ttl);
-        Ok(Self { inner: Arc::new(Inner { mounts: Mounts::new(mounts)?, memory }) })
+        let memory = Memory::new(origins.clone(), store, config.listing_ttl);
+        Ok(Self { inner: Arc::new(Inner { origins, mounts: Mounts::new(mounts)?, memory }) })
     }
 
     /// The mounts of the configuration: name and reference.
@@ -294,6 +295,22 @@ impl Namespace {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(missing),
             Err(e) => Err(e),
         }
+    }
+
+    /// What writes the object at `path`.
+    ///
+    /// # Errors
+    /// As [`Origins::writer`].
+    pub(crate) fn writer(&self, path: &NamespacePath) -> Result<Writer> {
+        self.inner.origins.writer(&self.spot(path)?.reference()?)
+    }
+
+    /// Forgets what is remembered around `path`: something was written there.
+    ///
+    /// # Errors
+    /// As [`spot`](Self::spot).
+    pub(crate) fn forget_path(&self, path: &NamespacePath) -> Result<()> {
+        self.spot(path).map(|spot| self.forget(&spot))
     }
 
     /// Forgets what is remembered of a spot: it turned out to be of yesterday.

@@ -33,6 +33,7 @@ mod retry;
 mod secrets;
 mod stall;
 mod stores;
+mod write;
 
 use std::{
     collections::HashMap,
@@ -59,6 +60,7 @@ pub use count::OriginCounters;
 pub(crate) use hub::{Admission, Refusal};
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
+pub(crate) use write::{Writer, Written};
 
 use client::Client;
 use connector::Ways;

@@ -13,6 +13,7 @@ use object_store::{
     client::ClientOptions,
     gcp::GoogleCloudStorageBuilder,
     list::PaginatedListStore,
+    multipart::MultipartStore,
 };
 use url::Url;
 
@@ -31,6 +32,8 @@ pub(super) struct Store {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// The same, for listings by pages.
     pub(super) pages: Arc<dyn PaginatedListStore>,
+    /// The same, for uploads in parts.
+    pub(super) parts: Arc<dyn MultipartStore>,
     /// The host that bears its limits.
     pub(super) host: String,
     /// What kind of credentials is used, for messages.
@@ -119,7 +122,8 @@ pub(super) fn s3(config: &S3Config, bucket: &str, ways: Ways) -> Result<Store> {
     let objects = Arc::new(objects);
     Ok(Store {
         objects: objects.clone(),
-        pages: objects,
+        pages: objects.clone(),
+        parts: objects,
         host,
         credentials,
         advice: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; to read a public bucket anonymously \
@@ -244,7 +248,8 @@ pub(super) fn gs(config: &GsConfig, bucket: &str, ways: Ways) -> Result<Store> {
     let objects = Arc::new(objects);
     Ok(Store {
         objects: objects.clone(),
-        pages: objects,
+        pages: objects.clone(),
+        parts: objects,
         host,
         credentials: credentials.to_owned(),
         advice: "set GOOGLE_APPLICATION_CREDENTIALS or origins.gs.service_account_file, or origins.gs.anonymous for a public bucket",
@@ -298,7 +303,8 @@ pub(super) fn az(config: &AzConfig, account: Option<&str>, container: &str, ways
     let objects = Arc::new(objects);
     Ok(Store {
         objects: objects.clone(),
-        pages: objects,
+        pages: objects.clone(),
+        parts: objects,
         host,
         credentials: credentials.to_owned(),
         advice: "set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY or origins.az.account_key_file, or origins.az.anonymous for a public container",

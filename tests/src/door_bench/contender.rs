@@ -24,10 +24,14 @@ pub enum Contender {
     NginxBuffers,
     /// The agent's HTTP door, a file that is whole.
     Http,
+    /// The agent's S3 door, a file that is whole.
+    S3,
     /// nginx's sendfile, beside what is not here yet.
     NginxBesideCold,
     /// The agent's HTTP door, a file that is at its origin.
     HttpLazy,
+    /// The agent's S3 door, a file that is at its origin.
+    S3Lazy,
     /// The store's own file.
     DirectRead,
     /// The mount, read by the kernel itself.
@@ -46,12 +50,14 @@ pub enum Contender {
 
 impl Contender {
     /// In the order in which they take turns.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NginxSendfile,
         Self::NginxBuffers,
         Self::Http,
+        Self::S3,
         Self::NginxBesideCold,
         Self::HttpLazy,
+        Self::S3Lazy,
         Self::DirectRead,
         Self::FuseRead,
         Self::FuseThroughAgent,
@@ -67,8 +73,10 @@ impl Contender {
             Self::NginxSendfile => "nginx sendfile",
             Self::NginxBuffers => "nginx buffers",
             Self::Http => "HTTP door, whole",
+            Self::S3 => "S3 door, whole",
             Self::NginxBesideCold => "nginx sendfile, once",
             Self::HttpLazy => "HTTP door, coming",
+            Self::S3Lazy => "S3 door, coming",
             Self::DirectRead => "direct read",
             Self::FuseRead => "FUSE passthrough read",
             Self::FuseThroughAgent => "FUSE through the agent",
@@ -82,8 +90,8 @@ impl Contender {
     /// What it is compared with.
     pub fn group(self) -> Group {
         match self {
-            Self::NginxSendfile | Self::NginxBuffers | Self::Http => Group::Http,
-            Self::NginxBesideCold | Self::HttpLazy => Group::HttpCold,
+            Self::NginxSendfile | Self::NginxBuffers | Self::Http | Self::S3 => Group::Http,
+            Self::NginxBesideCold | Self::HttpLazy | Self::S3Lazy => Group::HttpCold,
             Self::DirectRead | Self::FuseRead | Self::FuseThroughAgent => Group::Read,
             Self::DirectMap | Self::FuseMap => Group::Map,
             Self::DirectBesideCold | Self::FuseLazy => Group::ReadCold,
@@ -101,6 +109,8 @@ impl Contender {
             | Self::DirectBesideCold => true,
             Self::Http
             | Self::HttpLazy
+            | Self::S3
+            | Self::S3Lazy
             | Self::FuseRead
             | Self::FuseThroughAgent
             | Self::FuseMap

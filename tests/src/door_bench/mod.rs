@@ -103,7 +103,10 @@ impl Stage {
         let missing = |e: String| Error::new(ErrorKind::NotFound, e);
         let nginx = |extra: &str| Nginx::start(origin.path(), extra).map_err(missing);
         let (sendfile, buffers) = (nginx("sendfile on; tcp_nopush on;")?, nginx("sendfile off;")?);
-        let mount = Mounted::start(&format!("file://{}", origin.path().display()), |_, _| {}).await?;
+        let mount = Mounted::start(&format!("file://{}", origin.path().display()), |options, _| {
+            options.env.push(("EMBERLINE_S3__LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
+        })
+        .await?;
         let hot = mount.models().join(HOT);
         let shown = || hot.display().to_string();
         let early = File::open(&hot).at(shown)?;
@@ -140,6 +143,8 @@ impl Stage {
         }
         let agent = self.mount.agent();
         let door = |name: &str| format!("{}/v1/fs/models/{name}", agent.client().base());
+        let s3 = agent.s3().ok_or_else(|| Error::new(ErrorKind::NotFound, "the agent's S3 door"))?;
+        let bucket = |name: &str| format!("http://{s3}/models/{name}");
         let in_mount = |name: &str| self.mount.models().join(name);
         let hot = if kind.is_cold() { 1 } else { HOT_PASSES };
         let pid = std::fs::read_to_string(agent.data_dir().join("agent.json"))
@@ -151,8 +156,10 @@ impl Stage {
             Contender::NginxSendfile => (self.sendfile.pid(), Work::Curl(url(&self.sendfile, HOT), hot)),
             Contender::NginxBuffers => (self.buffers.pid(), Work::Curl(url(&self.buffers, HOT), hot)),
             Contender::Http => (pid, Work::Curl(door(HOT), hot)),
+            Contender::S3 => (pid, Work::Curl(bucket(HOT), hot)),
             Contender::NginxBesideCold => (self.sendfile.pid(), Work::Curl(url(&self.sendfile, COLD), hot)),
             Contender::HttpLazy => (pid, Work::Curl(door(COLD), hot)),
+            Contender::S3Lazy => (pid, Work::Curl(bucket(COLD), hot)),
             Contender::DirectRead => (pid, read(false, false, self.direct.clone())),
             Contender::FuseRead => (pid, read(false, false, in_mount(HOT))),
             Contender::FuseThroughAgent => (pid, read(false, true, self.early_path())),

@@ -12,10 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    Result,
-    cache::{part, run},
-};
+use super::{Result, cache::part, maven};
 
 const HADOOP: &str = "3.4.2";
 const SOURCE: &str = include_str!("MiniHdfs.java");
@@ -165,26 +162,8 @@ fn program() -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf>> = OnceLock::new();
     MADE.get_or_init(|| {
         part("hdfs", &[HADOOP, SOURCE], |dir| {
-            let write = |name: &str, text: &str| {
-                std::fs::write(dir.join(name), text).map_err(|e| format!("{}/{name}: {e}", dir.display()))
-            };
-            write(
-                "pom.xml",
-                &format!(
-                    "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-                     <groupId>emberline</groupId><artifactId>tests</artifactId><version>1</version><dependencies>\
-                     <dependency><groupId>org.apache.hadoop</groupId><artifactId>hadoop-minicluster</artifactId>\
-                     <version>{HADOOP}</version></dependency></dependencies></project>"
-                ),
-            )?;
-            write("MiniHdfs.java", SOURCE)?;
-            let goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
-            let mut maven = Command::new("mvn");
-            maven.args(["--quiet", "--batch-mode", goal, "-DoutputDirectory=lib", "-DincludeScope=runtime"]);
-            run(&mut maven, dir, &format!("Maven (apt-get install maven), and hadoop-minicluster {HADOOP}"))?;
-            let mut javac = Command::new("javac");
-            javac.args(["-cp", "lib/*", "-d", ".", "MiniHdfs.java"]);
-            run(&mut javac, dir, "a JDK of version 17 or later (apt-get install openjdk-17-jdk-headless)")
+            maven::libraries(dir, &[&format!("org.apache.hadoop:hadoop-minicluster:{HADOOP}")])?;
+            maven::program(dir, "MiniHdfs", SOURCE)
         })
     })
     .clone()

@@ -12,11 +12,14 @@ mod gcs;
 mod hdfs;
 mod hub;
 mod hub_clients;
+mod maven;
 mod nginx;
 mod pythons;
 mod s3;
 mod server;
+mod spark;
 mod torch;
+mod trino;
 
 use std::path::PathBuf;
 
@@ -33,7 +36,9 @@ pub use hub_clients::HubClient;
 pub use nginx::Nginx;
 pub use pythons::{PYTHON_VERSIONS, package_builder, package_reader, python_program};
 pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
-pub use torch::debian_torch;
+pub use spark::{HADOOP_AWS_VERSION, spark_reads};
+pub use torch::{debian_torch, s3_torch};
+pub use trino::{TRINO_VERSION, Trino, TrinoBuckets};
 
 /// What went wrong with the environment, in a sentence that says what is missing.
 pub type Result<T, E = String> = std::result::Result<T, E>;

@@ -6,4 +6,8 @@
 mod commands;
 mod hostile;
 mod python;
+mod rust;
 mod stack;
+mod tables;
+mod torch;
+mod writes;

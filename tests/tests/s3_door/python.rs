@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use emberline_tests::environment::{s3_clients, s3fs};
 
-use crate::stack::{Setting, Stack, passed};
+use crate::stack::{Setting, Stack, passed, versioned};
 
 fn python(bin: PathBuf, program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(bin.join("python"));
@@ -14,13 +14,6 @@ fn python(bin: PathBuf, program: &str, arguments: &[&str]) -> Command {
 
 fn clients() -> PathBuf {
     s3_clients().expect("clients of S3")
-}
-
-/// Runs a program whose first line is a version.
-async fn versioned(stack: &Stack, command: Command) -> (String, String) {
-    let text = stack.run(command).await;
-    let (version, rest) = text.split_once('\n').expect("a version");
-    (version.trim().to_owned(), rest.trim().to_owned())
 }
 
 const BOTO3_READ: &str = "
@@ -86,7 +79,7 @@ assert empty['ContentLength'] == 0 and empty['Body'].read() == b''
 # Buckets
 s3.head_bucket(Bucket=bucket)
 assert s3.get_bucket_location(Bucket=bucket)['LocationConstraint'] is None
-assert [b['Name'] for b in s3.list_buckets()['Buckets']] == ['models', 'zoo']
+assert [b['Name'] for b in s3.list_buckets()['Buckets']] == ['lake', 'models', 'shelf', 'zoo']
 # Listings
 names = sorted(['data/table.parquet', 'data/empty'] + [f'data/part {n:02}+ü&.txt' for n in range(25)])
 for kind, extra in [('list_objects_v2', {'FetchOwner': False}), ('list_objects', {})]:
@@ -180,16 +173,10 @@ async fn s3fs_reads_and_lists() {
     let stack = Stack::start(Setting::default()).await;
     let (key, _) = stack.shard();
     let bin = tokio::task::spawn_blocking(|| s3fs().expect("s3fs")).await.expect("not cancelled");
-    let version = std::sync::Mutex::new(String::new());
-    stack
-        .reads_while_it_comes_and_after(async || {
-            let (told, digest) = versioned(&stack, python(bin.clone(), S3FS, &["zoo", &key])).await;
-            *version.lock().expect("not poisoned") = told;
-            digest
-        })
+    let version = stack
+        .reads_with_a_version(async || versioned(&stack, python(bin.clone(), S3FS, &["zoo", &key])).await)
         .await;
-    passed("s3fs", &version.into_inner().expect("not poisoned"), "open, read by blocks, ls, find, info")
-        .await;
+    passed("s3fs", &version, "open, read by blocks, ls, find, info").await;
 }
 
 const PYARROW: &str = "
@@ -213,15 +200,11 @@ print(digest)
 async fn pyarrow_reads_files_and_parquet() {
     let stack = Stack::start(Setting::default()).await;
     let ((key, _), url) = (stack.shard(), stack.url());
-    let version = std::sync::Mutex::new(String::new());
-    stack
-        .reads_while_it_comes_and_after(async || {
-            let (told, digest) = versioned(&stack, python(clients(), PYARROW, &["zoo", &key, &url])).await;
-            *version.lock().expect("not poisoned") = told;
-            digest
+    let version = stack
+        .reads_with_a_version(async || {
+            versioned(&stack, python(clients(), PYARROW, &["zoo", &key, &url])).await
         })
         .await;
-    let version = version.into_inner().expect("not poisoned");
     passed("pyarrow", &version, "input stream, Parquet with columns and filters, directories").await;
 }
 
@@ -247,4 +230,31 @@ async fn duckdb_queries_parquet() {
     let stack = Stack::start(Setting::default()).await;
     let (version, _) = versioned(&stack, python(clients(), DUCKDB, &["zoo", &stack.url()])).await;
     passed("duckdb (httpfs)", &version, "SELECT over Parquet by glob, before it is here and after").await;
+}
+
+const TORCH: &str = "
+import sys, hashlib
+from importlib.metadata import version
+from s3torchconnectorclient._mountpoint_s3_client import MountpointS3Client
+bucket, key, endpoint = sys.argv[1:]
+print(version('s3torchconnectorclient'))
+client = MountpointS3Client(region='us-east-1', user_agent_prefix='test', endpoint=endpoint, force_path_style=True)
+digest = hashlib.sha256()
+for piece in client.get_object(bucket, key):
+    digest.update(piece)
+keys = [o.key for page in client.list_objects(bucket, prefix='data/', delimiter='', max_keys=7) for o in page.object_info]
+assert len(keys) == 27, keys
+print(digest.hexdigest())
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3torchconnectorclient_reads_and_lists() {
+    let stack = Stack::start(Setting::default()).await;
+    let ((key, _), url) = (stack.shard(), stack.url());
+    let version = stack
+        .reads_with_a_version(async || {
+            versioned(&stack, python(clients(), TORCH, &["zoo", &key, &url])).await
+        })
+        .await;
+    passed("s3torchconnectorclient", &version, "get in ranges, list by pages").await;
 }

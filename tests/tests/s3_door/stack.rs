@@ -63,6 +63,9 @@ impl Origin {
         fs::write(folder.path().join("data/empty"), "").expect("written");
         let weed = Weed::start().expect("SeaweedFS");
         weed.upload("models", folder.path(), "v1/").expect("uploaded");
+        let lake = tempfile::tempdir().expect("temporary directory");
+        fs::copy(&table, lake.path().join("table.parquet")).expect("copied");
+        weed.upload("models", lake.path(), "lake/numbers/").expect("uploaded");
         let origin = Arc::new(Self { weed, model, _folder: folder });
         *shared = Arc::downgrade(&origin);
         origin
@@ -76,8 +79,6 @@ pub(crate) struct Setting {
     pub(crate) anonymous: bool,
     /// Lines for the section of the door.
     pub(crate) door: &'static str,
-    /// Lines for the whole configuration, in front of its sections.
-    pub(crate) top: &'static str,
 }
 
 /// The agent and all that is behind it.
@@ -104,15 +105,11 @@ impl Stack {
             true => String::new(),
             false => format!("access_key_id = \"{DOOR_KEY}\"\nsecret_key_file = {:?}\n", at("secret")),
         };
-        let mounts = match setting.top.contains("mounts") {
-            true => "",
-            false => "mounts = { zoo = \"s3://models/v1\" }\n",
-        };
         let config = format!(
-            "{mounts}{}\n[s3]\nlisten = \"127.0.0.1:0\"\n{keys}{}\n[origins.s3]\nendpoint = \"{}\"\n\
+            "mounts = {{ lake = \"s3://models/lake\", shelf = \"s3://models/w\", zoo = \"s3://models/v1\" }}\n\
+             [s3]\nlisten = \"127.0.0.1:0\"\n{keys}{}\n[origins.s3]\nendpoint = \"{}\"\n\
              credentials_file = {:?}\nbuckets = {{ models = {{ endpoint = \"{}\", credentials_file = {:?} }} }}\n\
              [namespace]\nlisting_ttl = \"2s\"\n",
-            setting.top,
             setting.door,
             relay.url(),
             at("credentials"),
@@ -175,12 +172,12 @@ impl Stack {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or_default()
     }
 
-    /// Waits until the model is whole here.
-    pub(crate) async fn model_is_here(&self) {
+    /// Waits until an artifact is whole here.
+    pub(crate) async fn is_here(&self, reference: &str) {
         let start = Instant::now();
         loop {
             let status = self.agent.client().status().await.expect("a status");
-            let model = status.artifacts.iter().find(|a| a.reference == "s3://models/v1/llama");
+            let model = status.artifacts.iter().find(|a| a.reference == reference);
             if model.is_some_and(|model| model.complete) {
                 return;
             }
@@ -200,7 +197,7 @@ impl Stack {
         assert_eq!(first.trim(), digest, "{key} while it comes");
         let waited = self.metric("emberline_reads_total{door=\"s3\",found=\"waited\"}").await;
         assert!(waited > 0.0, "the client read nothing that was still on its way");
-        self.model_is_here().await;
+        self.is_here("s3://models/v1/llama").await;
         let (before, served) = (self.relay.delivered(), self.served().await);
         let second = read().await;
         assert_eq!(second.trim(), digest, "{key} when it is here");
@@ -209,9 +206,31 @@ impl Stack {
         assert!(self.served().await - served >= self.shard_bytes() as f64, "the bytes came past the door");
     }
 
+    /// The same with a client that tells its version too, which is given back.
+    pub(crate) async fn reads_with_a_version<F: Future<Output = (String, String)>>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> String {
+        let version = Mutex::new(String::new());
+        self.reads_while_it_comes_and_after(async || {
+            let (told, digest) = read().await;
+            *version.lock().unwrap_or_else(PoisonError::into_inner) = told;
+            digest
+        })
+        .await;
+        version.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn served(&self) -> f64 {
         self.metric("emberline_served_bytes_total{door=\"s3\"}").await
     }
+}
+
+/// Runs a program whose first line is its version; the version and the rest.
+pub(crate) async fn versioned(stack: &Stack, command: Command) -> (String, String) {
+    let text = stack.run(command).await;
+    let (version, rest) = text.split_once('\n').expect("a version");
+    (version.trim().to_owned(), rest.trim().to_owned())
 }
 
 /// Records a client that passed.

@@ -23,6 +23,7 @@ use super::{
     inner::Inner,
     objects::Objects,
     operations::Operations,
+    uploads::Uploads,
 };
 use crate::{
     config::{self, Config, S3DoorConfig},
@@ -70,6 +71,8 @@ impl Door {
             buckets: Buckets::new(config.mounts.keys(), config.origins.s3.buckets.keys()),
             domains: Domains::new(domain.as_deref()),
             credentials,
+            writable: config.s3.writable_mounts.clone(),
+            uploads: Uploads::default(),
         });
         let limits = Limits {
             max_connections: *max_connections,
@@ -89,7 +92,13 @@ impl Door {
     /// # Errors
     /// None so far.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
-        listener::serve(self.requests, self.listener, self.limits, shutdown, "S3").await;
+        let (inner, drain_timeout) = (self.requests.inner.clone(), self.limits.drain_timeout);
+        let uploads = async {
+            shutdown.cancelled().await;
+            inner.uploads.drain(drain_timeout).await;
+        };
+        let answers = listener::serve(self.requests, self.listener, self.limits, shutdown.clone(), "S3");
+        tokio::join!(answers, uploads);
         Ok(())
     }
 }

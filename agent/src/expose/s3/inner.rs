@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use s3s::S3Result;
 
-use super::{buckets::Buckets, credentials::Credentials, errors::told, hosts::Domains};
+use super::{buckets::Buckets, credentials::Credentials, errors::told, hosts::Domains, uploads::Uploads};
 use crate::{
     agent::Agent,
     error::{Error, ErrorKind},
@@ -17,6 +17,9 @@ pub(super) struct Inner {
     pub(super) buckets: Buckets,
     pub(super) domains: Domains,
     pub(super) credentials: Option<Credentials>,
+    /// Mounts that callers may write.
+    pub(super) writable: Vec<String>,
+    pub(super) uploads: Uploads,
 }
 
 impl Inner {

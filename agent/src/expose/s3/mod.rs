@@ -2,10 +2,11 @@
 //!
 //! s3s owns signatures, the XML, and which request is which operation; this owns what they mean here.
 //! Buckets are mounts and buckets of the S3 origin (`buckets`); objects are read through the one reader
-//! while they come (`objects`); listings are pages of the namespace (`listing`).
+//! while they come (`objects`); listings are pages of the namespace (`listing`); writes go to the bucket itself
+//! (`writes`), by pieces (`uploads`).
 //!
 //! Invariants: off loopback there is no door without credentials; without credentials a request must name this
-//! machine, as at the HTTP door, and nothing can be written; no body is held in memory whole.
+//! machine, as at the HTTP door, and nothing can be written; what bodies hold in memory is bounded.
 
 mod buckets;
 mod credentials;
@@ -16,5 +17,7 @@ mod inner;
 mod listing;
 mod objects;
 mod operations;
+mod uploads;
+mod writes;
 
 pub use self::door::Door;

@@ -7,16 +7,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use s3s::{
-    S3, S3Request, S3Response, S3Result,
+    S3, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
-        Bucket, GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
-        GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
-        ListObjectsInput, ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, Owner,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket, CompleteMultipartUploadInput,
+        CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput,
+        CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput,
+        DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
+        GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput,
+        HeadBucketInput, HeadBucketOutput, ListBucketsInput, ListBucketsOutput, ListObjectsInput,
+        ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, Owner, PutObjectInput, PutObjectOutput,
+        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
     },
 };
 
 use super::{
-    errors::told_of_bucket,
+    errors::{said, told_of_bucket},
     inner::Inner,
     listing::{Listed, Wanted, date, name_in, token},
 };
@@ -24,6 +29,9 @@ use crate::error::ErrorKind;
 
 /// Where clients may believe to be.
 const REGION: &str = "us-east-1";
+const NO_BUCKETS: &str =
+    "buckets are made and removed at the origin; name them in [mounts] of the agent's configuration";
+const NO_COPIES: &str = "objects are not copied within the origin through here: read them and write them";
 
 /// Answers for the door and its buckets.
 #[derive(Clone)]
@@ -151,5 +159,81 @@ impl S3 for Operations {
             common_prefixes: Some(page.prefixes),
             ..ListObjectsV2Output::default()
         }))
+    }
+
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        self.0.put(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        self.0.begin(request).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.0.part(request).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        self.0.complete(request).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.0.abort(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.0.delete(request).await
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        self.0.delete_many(request).await
+    }
+
+    async fn copy_object(
+        &self,
+        request: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        self.0.check_writable(&request.input.bucket)?;
+        Err(said(S3ErrorCode::NotImplemented, NO_COPIES))
+    }
+
+    async fn create_bucket(
+        &self,
+        _: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        Err(said(S3ErrorCode::AccessDenied, NO_BUCKETS))
+    }
+
+    async fn delete_bucket(
+        &self,
+        _: S3Request<DeleteBucketInput>,
+    ) -> S3Result<S3Response<DeleteBucketOutput>> {
+        Err(said(S3ErrorCode::AccessDenied, NO_BUCKETS))
+    }
+
+    async fn upload_part_copy(
+        &self,
+        request: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        self.0.check_writable(&request.input.bucket)?;
+        Err(said(S3ErrorCode::NotImplemented, NO_COPIES))
     }
 }
