@@ -98,7 +98,7 @@ impl HttpBody for Dripping {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 
