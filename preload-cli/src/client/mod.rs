@@ -208,7 +208,7 @@ impl Client {
     /// Has that node leave the cluster; the answer comes when it has.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// As [`members`](Self::members).
     pub async fn drain(&self, hook: &DrainHook) -> Result<DrainReport> {
         self.call(self.request(Method::POST, &["hooks", "drain"], &[]).json(hook)).await
     }
