@@ -62,6 +62,8 @@ pub(crate) enum Entered {
         about: Arc<Map<String, Value>>,
         /// The Hub could not be asked: it is public as far as anybody knows.
         stale: bool,
+        /// Strangers are let in, too.
+        is_public: bool,
     },
     /// No, in the Hub's words.
     Refused(Refusal),
@@ -169,7 +171,10 @@ impl Admissions {
             Ok(admission) => {
                 let is_let_in = matches!(admission, Admission::LetIn(_));
                 let entered = match admission {
-                    Admission::LetIn(about) => Entered::LetIn { about: Arc::new(about), stale: false },
+                    Admission::LetIn(about) => {
+                        let is_public = authorization.is_none();
+                        Entered::LetIn { about: Arc::new(about), stale: false, is_public }
+                    }
                     Admission::Refused(refusal) => Entered::Refused(refusal),
                 };
                 *decision = Some(Decision { at: Instant::now(), entered: entered.clone() });
@@ -210,11 +215,14 @@ impl Admissions {
     /// What strangers are told when the Hub cannot be asked.
     fn public_before(&self, repo: &HubRepo, known: Option<&Decision>) -> Option<Entered> {
         match known.map(|known| &known.entered) {
-            Some(Entered::LetIn { about, .. }) => Some(Entered::LetIn { about: about.clone(), stale: true }),
+            Some(Entered::LetIn { about, .. }) => {
+                Some(Entered::LetIn { about: about.clone(), stale: true, is_public: true })
+            }
             Some(Entered::Refused(_)) => None,
             None => {
                 let name = self.public_name(repo)?;
-                self.inner.public.has(&name).then(|| Entered::LetIn { about: Arc::default(), stale: true })
+                let entered = Entered::LetIn { about: Arc::default(), stale: true, is_public: true };
+                self.inner.public.has(&name).then_some(entered)
             }
         }
     }

@@ -20,9 +20,10 @@ async fn downloads(client: HubClient, ways: &[(&str, &[(&str, &str)])]) {
         let (name, version) = client.name();
         record(DOOR, name, version, &format!("snapshot_download {way}"));
     }
-    // Whoever downloads it, the Hub gave it once.
+    // Whoever downloads it, the Hub gave it once. What it sent of a request that made way for a more urgent one is
+    // counted: less than a chunk.
     let whole: u64 = settings.files.iter().map(|file| file.bytes.len() as u64).sum();
-    assert!(hub.served_bytes() <= whole + whole / 50, "{} of {whole}", hub.served_bytes());
+    assert!(hub.served_bytes() <= whole + whole / 50 + CHUNK as u64, "{} of {whole}", hub.served_bytes());
     door.close().await;
 }
 

@@ -9,7 +9,9 @@ mod lasting;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::Deref,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// How the door is called in the conformance table.
 const DOOR: &str = "Hugging Face";
 const CHUNK: usize = 4 << 20;
+/// What a branch stands for is asked of the Hub again after so long, by whichever node.
+const LISTED_FOR: Duration = Duration::from_secs(30);
 
 fn content(bytes: usize) -> Vec<u8> {
     (0..bytes as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
@@ -118,7 +122,7 @@ impl Door {
         config.origins.retries = 1;
         config.origins.hf =
             HubConfig { endpoint: Some(hub.to_owned()), anonymous: true, ..HubConfig::default() };
-        // Looked at anew at every question, so that what is remembered is remembered on purpose.
+        // This node's own memory; that of the cluster holds for `LISTED_FOR`.
         config.namespace.listing_ttl = Duration::from_millis(200);
         settle(&mut config);
         let http = config.http.clone();
@@ -181,7 +185,7 @@ fn told<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 
 /// A client's own folder and variables.
 struct Home {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     endpoint: String,
     more: Vec<(String, String)>,
 }
@@ -189,7 +193,7 @@ struct Home {
 impl Home {
     fn at(endpoint: &str) -> Self {
         Self {
-            dir: tempfile::tempdir().expect("a directory"),
+            dir: Arc::new(tempfile::tempdir().expect("a directory")),
             endpoint: endpoint.to_owned(),
             more: Vec::new(),
         }
@@ -224,8 +228,24 @@ impl Home {
     }
 
     /// `snapshot_download`; where it is.
-    async fn snapshot(&self, client: HubClient) -> Result<PathBuf, String> {
-        self.run(client, SNAPSHOT, &["org/name", "main"]).await.map(PathBuf::from)
+    async fn snapshot(&self, client: HubClient) -> Result<Downloaded, String> {
+        let path = PathBuf::from(self.run(client, SNAPSHOT, &["org/name", "main"]).await?);
+        Ok(Downloaded { path, _home: self.dir.clone() })
+    }
+}
+
+/// Where a client put a repository; there as long as this is.
+#[derive(Debug)]
+struct Downloaded {
+    path: PathBuf,
+    _home: Arc<TempDir>,
+}
+
+impl Deref for Downloaded {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -112,13 +112,15 @@ async fn answer(agent: &Agent, request: Request) -> Result<Response, Refused> {
         .map_err(|_| Refused::invalid("the query cannot be read"))?
         .0;
     let token = token_of(request.headers());
-    let (about, stale) = match agent.admissions().enter(&repo, token.as_ref()).await? {
-        Entered::LetIn { about, stale } => (about, stale),
+    let (about, stale, is_public) = match agent.admissions().enter(&repo, token.as_ref()).await? {
+        Entered::LetIn { about, stale, is_public } => (about, stale, is_public),
         Entered::Refused(refusal) => return Err(refusal.into()),
     };
     let (parts, body) = request.into_parts();
     let asked =
         Asked { agent, method: parts.method, headers: parts.headers, query, path, repo, about, stale };
+    // A token goes nowhere where none is needed.
+    let token = token.filter(|_| !is_public);
     match wanted {
         Wanted::About => asked.about().await,
         Wanted::Tree(directory) => asked.tree(&directory).await,
