@@ -38,6 +38,8 @@ pub struct TrinoBuckets<'a> {
     pub key: &'a str,
     /// And the key.
     pub secret: &'a str,
+    /// Where the metastore has its files, `s3://bucket/prefix`; it writes them.
+    pub metastore: &'a str,
 }
 
 impl Trino {
@@ -68,13 +70,10 @@ impl Trino {
                 write(
                     "catalog/lake.properties",
                     format!(
-                        "connector.name=hive\nhive.metastore=file\nhive.metastore.catalog.dir=file://{}/metastore\n\
-                         fs.native-s3.enabled=true\ns3.endpoint={}\ns3.region=us-east-1\ns3.path-style-access=true\n\
+                        "connector.name=hive\nhive.metastore=file\nhive.metastore.catalog.dir={}\n\
+                         fs.hadoop.enabled=false\nfs.native-s3.enabled=true\ns3.endpoint={}\ns3.region=us-east-1\ns3.path-style-access=true\n\
                          s3.aws-access-key={}\ns3.aws-secret-key={}\n",
-                        dir.display(),
-                        buckets.endpoint,
-                        buckets.key,
-                        buckets.secret
+                        buckets.metastore, buckets.endpoint, buckets.key, buckets.secret
                     ),
                 )?;
                 let mut command = Command::new("java");

@@ -172,12 +172,12 @@ impl Stack {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or_default()
     }
 
-    /// Waits until an artifact is whole here.
+    /// Waits until the artifact whose reference begins so is whole here.
     pub(crate) async fn is_here(&self, reference: &str) {
         let start = Instant::now();
         loop {
             let status = self.agent.client().status().await.expect("a status");
-            let model = status.artifacts.iter().find(|a| a.reference == reference);
+            let model = status.artifacts.iter().find(|a| a.reference.starts_with(reference));
             if model.is_some_and(|model| model.complete) {
                 return;
             }

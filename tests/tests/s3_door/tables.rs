@@ -37,11 +37,16 @@ async fn spark_reads_parquet_through_s3a() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trino_queries_parquet_with_a_metastore_of_files() {
-    let stack = Stack::start(Setting::default()).await;
+    let stack = Stack::start(Setting { door: "writable_mounts = [\"shelf\"]", ..Setting::default() }).await;
     let url = stack.url();
     let asked = tokio::task::spawn_blocking(move || {
-        let trino =
-            Trino::start(TrinoBuckets { endpoint: &url, key: DOOR_KEY, secret: DOOR_SECRET }).expect("Trino");
+        let trino = Trino::start(TrinoBuckets {
+            endpoint: &url,
+            key: DOOR_KEY,
+            secret: DOOR_SECRET,
+            metastore: "s3://shelf/metastore",
+        })
+        .expect("Trino");
         let select = format!("SELECT count(*), sum(square) FROM lake.tests.numbers WHERE {CONDITION}");
         let first = trino.ask(&[
             "CREATE SCHEMA lake.tests",
@@ -61,5 +66,10 @@ async fn trino_queries_parquet_with_a_metastore_of_files() {
     let second = tokio::task::spawn_blocking(move || trino.ask(&[&select])).await.expect("not cancelled");
     assert_eq!(second.expect("an answer").trim(), wanted, "when the table is here");
     assert!(stack.relay.delivered() - before < 256 << 10, "what is here was fetched again");
-    passed("Trino (Hive connector)", TRINO_VERSION, "external table over Parquet, metastore of files").await;
+    passed(
+        "Trino (Hive connector)",
+        TRINO_VERSION,
+        "external table over Parquet, its metastore's files written and read through the door",
+    )
+    .await;
 }
