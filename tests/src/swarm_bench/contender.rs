@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -16,7 +15,7 @@ use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use emberline_agent::api::Sources;
 
 use super::{
-    departure::{Departed, Departure},
+    delivery::{Delivered, Delivery, Site, Wave},
     fleet::Fleet,
     origin::Origin,
 };
@@ -74,13 +73,6 @@ impl Contender {
     }
 }
 
-/// Where one node is.
-pub(super) struct Site {
-    pub(super) node: Namespace,
-    pub(super) host: IpAddr,
-    pub(super) zone: Option<usize>,
-}
-
 /// A contender in the nodes of one network.
 pub(super) struct Field {
     runners: Runners,
@@ -99,46 +91,6 @@ enum Runners {
 
 /// The command that brings a model from a URL into a directory.
 type Download = fn(&str, &Model, &Path) -> Command;
-
-/// A delivery to ask for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wave {
-    /// When each node starts.
-    pub(super) starts: Vec<Duration>,
-    /// Nodes after those that start with the first, and that nobody waits for.
-    pub(super) stragglers: usize,
-    /// Nodes that go meanwhile.
-    pub(super) departure: Option<Departure>,
-    /// Draws those.
-    pub(super) seed: u64,
-}
-
-/// A delivery that was made.
-pub(super) struct Delivered {
-    /// Nodes that have the model now.
-    pub(super) deliveries: Vec<Delivery>,
-    /// Nodes that went.
-    pub(super) departed: Option<Departed>,
-    /// Nodes that served a noticeable part of it to others.
-    pub(super) sources: usize,
-}
-
-/// How one node fared.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Delivery {
-    /// Which node.
-    pub(super) node: usize,
-    /// Where its copy is.
-    pub(super) path: PathBuf,
-    /// From the common release until the copy was whole.
-    pub(super) finished: Duration,
-    /// From this node's own start until the copy was whole.
-    pub(super) own: Duration,
-    /// Where its bytes came from.
-    pub(super) sources: Sources,
-    /// What the process cost; for agents only what this delivery added, but for the peak.
-    pub(super) stats: ProcessStats,
-}
 
 impl Field {
     /// Adds nodes that hold nothing.

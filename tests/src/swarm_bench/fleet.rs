@@ -9,7 +9,7 @@ use coordinatorless_p2p::{Error, ErrorKind, Result};
 use emberline_agent::api::{Phase, PullRequest, PullStatus};
 
 use super::{
-    contender::{Delivered, Delivery, Site, Wave},
+    delivery::{Delivered, Delivery, Site, Wave},
     departure::Departed,
 };
 use crate::{

@@ -6,6 +6,7 @@
 
 mod bound;
 mod contender;
+mod delivery;
 mod departure;
 mod fleet;
 mod held;
@@ -28,7 +29,8 @@ pub use self::{
     timeline::{Lane, Reading, Sample, Timeline},
 };
 use self::{
-    contender::{Delivered, Delivery, Field, Site, Wave},
+    contender::Field,
+    delivery::{Delivered, Delivery, Site, Wave},
     origin::Origin,
     timeline::{Recorder, Watched},
 };

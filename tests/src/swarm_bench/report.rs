@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::{Departed, Plan, bound::lower_bound_seconds, contender::Delivery};
+use super::{Departed, Plan, bound::lower_bound_seconds, delivery::Delivery};
 use crate::{
     model::{LISTING, Model},
     nginx::Request,
