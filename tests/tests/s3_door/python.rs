@@ -202,7 +202,10 @@ async fn pyarrow_reads_files_and_parquet() {
     let ((key, _), url) = (stack.shard(), stack.url());
     let version = stack
         .reads_with_a_version(async || {
-            versioned(&stack, python(clients(), PYARROW, &["zoo", &key, &url])).await
+            let told = versioned(&stack, python(clients(), PYARROW, &["zoo", &key, &url])).await;
+            // The table is another artifact, and all of it comes once it was opened.
+            stack.is_here("s3://models/v1/data").await;
+            told
         })
         .await;
     passed("pyarrow", &version, "input stream, Parquet with columns and filters, directories").await;
