@@ -206,8 +206,11 @@ fn describe(mut openapi: utoipa::openapi::OpenApi) -> Result<String> {
     openapi.paths.paths = paths
         .into_iter()
         .map(|(path, mut item)| {
-            if let Some(head) = &mut item.head {
-                head.operation_id = head.operation_id.take().map(|id| format!("{id}_head"));
+            let named = item.get.as_ref().and_then(|get| get.operation_id.clone());
+            for (operation, method) in [(&mut item.head, "head"), (&mut item.post, "post")] {
+                if let Some(operation) = operation.as_mut().filter(|o| o.operation_id == named) {
+                    operation.operation_id = named.as_ref().map(|id| format!("{id}_{method}"));
+                }
             }
             (path.replace("{*", "{"), item)
         })
