@@ -8,7 +8,7 @@ use clap::Parser;
 use coordinatorless_p2p::{Error, ErrorKind, Result};
 use emberline_agent::error::exit_code;
 use emberline_tests::{
-    rate::parse_rate,
+    rate,
     swarm_sim::{Links, Plan, Stage, run},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -31,16 +31,16 @@ struct Arguments {
     #[arg(long, value_parser = preload_cli::units::parse_bytes)]
     chunk: Option<u64>,
     /// Rate of each node's link, up and down: `10gbit`; several are dealt to the nodes in turn.
-    #[arg(long, default_value = "10gbit", value_delimiter = ',', value_parser = parse_rate)]
+    #[arg(long, default_value = "10gbit", value_delimiter = ',', value_parser = rate::parse)]
     rate: Vec<u64>,
     /// Rate of the origin's link; as the first `--rate` if not given.
-    #[arg(long, value_parser = parse_rate)]
+    #[arg(long, value_parser = rate::parse)]
     origin_rate: Option<u64>,
     /// Deal the nodes to this many zones; the origin is in none of them.
     #[arg(long, default_value_t = 1)]
     zones: usize,
     /// Rate of each zone's border, each way; not narrow if not given.
-    #[arg(long, value_parser = parse_rate)]
+    #[arg(long, value_parser = rate::parse)]
     zone_rate: Option<u64>,
     /// So many of the nodes die without a word on the way, and as many new ones join.
     #[arg(long, default_value = "0%", value_parser = parse_share)]
