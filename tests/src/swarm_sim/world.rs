@@ -145,7 +145,7 @@ impl World {
             ring: Ring::default(),
             now: 0,
             window: (chunk_time / 24.0).clamp(1e6, 1e9) as Nanos,
-            nap: (chunk_time / 40.0).clamp(2e5, 1e8) as Nanos,
+            nap: (chunk_time / 40.0).clamp(2e5, 2e7) as Nanos,
             origin_is_dead: false,
             ledger: Ledger { into_zone_bytes: vec![0; zones as usize], ..Ledger::default() },
             sizes: Sizes::measured(setting.spec.id),
