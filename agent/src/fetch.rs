@@ -46,7 +46,7 @@ pub fn spec_of(swarm: SwarmId, blueprint: &Blueprint) -> SwarmSpec {
 
 /// Bytes of one origin request: small enough that every node of a swarm has several to read, large
 /// enough that the request itself does not count.
-fn span_bytes(total: u64) -> u64 {
+pub fn span_bytes(total: u64) -> u64 {
     (total / 128).clamp(4 << 20, 32 << 20)
 }
 

@@ -24,4 +24,5 @@ pub mod rate;
 pub mod relay;
 pub mod site;
 pub mod swarm_bench;
+pub mod swarm_sim;
 pub mod transport_bench;
