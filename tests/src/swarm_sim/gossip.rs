@@ -200,7 +200,7 @@ impl Members {
             } else {
                 self.round();
             }
-            if self.events % 64 == 0 && is_done(self) {
+            if self.events.is_multiple_of(64) && is_done(self) {
                 return true;
             }
         }
