@@ -1,6 +1,12 @@
 //! Trino, from Maven Central: one node that coordinates and works, with the Hive connector on a metastore of files.
 
-use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use super::{
     Result,
@@ -13,6 +19,10 @@ use super::{
 pub const TRINO_VERSION: &str = "435";
 const SOURCE: &str = include_str!("TrinoServer.java");
 const CLIENT_PINS: &[&str] = &["trino==0.340.0"];
+
+/// How long a new server may take to know itself as a node that works.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Prints a line for each row of the last statement.
 const ASK: &str = "
@@ -102,7 +112,16 @@ impl Trino {
 
 fn ask(port: u16, statements: &[&str]) -> Result<String> {
     let port = port.to_string();
-    run_python_in(&client()?, ASK, &[&[port.as_str()], statements].concat(), &[])
+    let asked = Instant::now();
+    loop {
+        match run_python_in(&client()?, ASK, &[&[port.as_str()], statements].concat(), &[]) {
+            // A server that has just started learns some seconds later that it may run queries itself.
+            Err(e) if e.contains("NO_NODES_AVAILABLE") && asked.elapsed() < ANNOUNCED_WITHIN => {
+                std::thread::sleep(ASK_AGAIN);
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn client() -> Result<PathBuf> {

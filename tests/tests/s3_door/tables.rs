@@ -49,8 +49,8 @@ async fn trino_queries_parquet_with_a_metastore_of_files() {
         .expect("Trino");
         let select = format!("SELECT count(*), sum(square) FROM lake.tests.numbers WHERE {CONDITION}");
         let first = trino.ask(&[
-            "CREATE SCHEMA lake.tests",
-            "CREATE TABLE lake.tests.numbers (id bigint, square bigint, name varchar) \
+            "CREATE SCHEMA IF NOT EXISTS lake.tests",
+            "CREATE TABLE IF NOT EXISTS lake.tests.numbers (id bigint, square bigint, name varchar) \
              WITH (format = 'PARQUET', external_location = 's3://lake/numbers/')",
             &select,
         ]);

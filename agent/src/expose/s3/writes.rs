@@ -36,6 +36,17 @@ const MAX_PART_BYTES: u64 = 64 << 20;
 const MAX_DELETES: usize = 1000;
 const MAX_PARTS: usize = 10_000;
 
+/// Nothing is removed that was not meant: there are no versions behind the door, and no conditions on removal.
+fn check_unconditional(version: Option<&str>, has_conditions: bool) -> S3Result<()> {
+    if has_conditions || version.is_some_and(|version| version != "null") {
+        return Err(said(
+            S3ErrorCode::NotImplemented,
+            "objects are removed without conditions and versions only: do it at the origin",
+        ));
+    }
+    Ok(())
+}
+
 impl Inner {
     /// # Errors
     /// `AccessDenied`, saying what to set.
@@ -235,7 +246,12 @@ impl Inner {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.remove(&request.input.bucket, &request.input.key).await?;
+        let input = request.input;
+        let conditions = input.if_match.is_some()
+            || input.if_match_last_modified_time.is_some()
+            || input.if_match_size.is_some();
+        check_unconditional(input.version_id.as_deref(), conditions)?;
+        self.remove(&input.bucket, &input.key).await?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -250,7 +266,13 @@ impl Inner {
         }
         let (mut deleted, mut errors) = (Vec::new(), Vec::new());
         for object in delete.objects {
-            match self.remove(&bucket, &object.key).await {
+            let conditions =
+                object.e_tag.is_some() || object.last_modified_time.is_some() || object.size.is_some();
+            let removed = match check_unconditional(object.version_id.as_deref(), conditions) {
+                Ok(()) => self.remove(&bucket, &object.key).await,
+                Err(e) => Err(e),
+            };
+            match removed {
                 Ok(()) => deleted.push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
                 Err(e) => errors.push(Failure {
                     key: Some(object.key),

@@ -25,6 +25,8 @@ use crate::{
 const MAX_HOPS: usize = 3;
 /// What the Hub says of a repository is passed on where it is not longer than this, in bytes of JSON.
 const MAX_ABOUT_BYTES: usize = 16 << 10;
+/// What is asked for where a gated repository shows no file that is not for anybody.
+const PROBE: &str = "model.safetensors";
 /// What of it is passed on: what clients choose code by. Nothing about content, which has a revision.
 const ABOUT: [&str; 17] = [
     "_id",
@@ -121,6 +123,11 @@ impl Origins {
     }
 }
 
+/// Whether a Hub gives a file to strangers though its repository is gated.
+fn is_for_anybody(path: &str) -> bool {
+    path == "README.md" || path.starts_with('.')
+}
+
 impl HubOrigin {
     async fn admits(&self) -> Result<Entry> {
         let answer = self.get(self.url(&format!("api/{}/{}", self.kind(), self.name()))?).await?;
@@ -131,15 +138,22 @@ impl HubOrigin {
         let about: About = serde_json::from_slice(&text).map_err(|e| {
             Error::with_source(ErrorKind::Invalid, format!("{}: what it is", self.reference), e)
         })?;
+        let is_gated =
+            about.rest.get("gated").is_some_and(|gated| !matches!(gated, Value::Null | Value::Bool(false)));
         let mut known = about.rest;
         known.retain(|name, _| ABOUT.contains(&name.as_str()));
         if serde_json::to_vec(&known).is_ok_and(|text| text.len() > MAX_ABOUT_BYTES) {
             known.retain(|_, value| !value.is_object() && !value.is_array());
         }
-        let (Some(commit), Some(file)) = (about.sha, about.siblings.first()) else {
-            return Ok(Entry::LetIn(known));
+        let file =
+            about.siblings.iter().map(|file| file.rfilename.as_str()).find(|name| !is_for_anybody(name));
+        let (commit, file) = match (about.sha, file) {
+            (Some(commit), Some(file)) => (commit, file),
+            // Who may read a file that is not there may read the others, on other branches too.
+            (commit, _) if is_gated => (commit.unwrap_or_else(|| "main".to_owned()), PROBE),
+            _ => return Ok(Entry::LetIn(known)),
         };
-        let path: RelativePath = file.rfilename.parse()?;
+        let path: RelativePath = file.parse()?;
         Ok(match self.may_read(&commit, &path).await? {
             None => Entry::LetIn(known),
             Some(refusal) => Entry::Refused(refusal),
