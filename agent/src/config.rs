@@ -90,7 +90,8 @@ pub struct HttpConfig {
     pub token_file: Option<PathBuf>,
     /// Names, besides `localhost` and addresses, that callers without a token may use for this machine.
     pub allowed_hosts: Vec<String>,
-    /// Connections served at a time; more are told to come back later. 1 to 100,000.
+    /// Connections served at a time; more are told to come back later. 1 to 100,000. Of HTTP/2 each answer under
+    /// way beyond the first of its connection counts, too.
     pub max_connections: usize,
     /// A connection that sends no whole request for this long is closed.
     #[serde(with = "humantime_serde")]

@@ -24,7 +24,8 @@ pub struct S3DoorConfig {
     pub domain: Option<String>,
     /// Mounts of buckets that callers may write; they must sign for it.
     pub writable_mounts: Vec<String>,
-    /// Connections served at a time; more are told to come back later. 1 to 100,000.
+    /// Connections served at a time; more are told to come back later. 1 to 100,000. Of HTTP/2 each answer under
+    /// way beyond the first of its connection counts, too.
     pub max_connections: usize,
 }
 

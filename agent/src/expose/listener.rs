@@ -2,8 +2,8 @@
 //!
 //! Two classes of connections. Up to `max_connections` are served in full. Beyond that a connection
 //! is served one request, and quickly: the door says what it is told; so overload costs a bounded number
-//! of sockets and never hides that the process lives. HTTP/1.1 only: HTTP/2 in clear text has no readers
-//! of model files, and its preface is awaited without a time-out by the servers that guess the version.
+//! of sockets and never hides that the process lives. A connection that begins as HTTP/2 is [`http2`]'s; the
+//! first bytes are awaited here, with a time-out, and not by a server that guesses the version.
 //!
 //! Invariants: every connection task is tracked and ends within the drain time-out of a stop; a
 //! peer that sends no complete request head, or takes no bytes, is dropped. Knows no route.
@@ -21,6 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::http2;
 use crate::metrics;
 
 /// Request line and headers together; what exceeds this by more than one read of a socket is answered 431.
@@ -72,7 +73,7 @@ pub(super) async fn serve<A: Answers>(
     door: &'static str,
 ) {
     let server = Arc::new(Server::new(answers, limits));
-    let connections = TaskTracker::new();
+    let connections = server.tasks.clone();
     loop {
         let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -106,6 +107,8 @@ struct Server<A> {
     limits: Limits,
     full: Arc<Semaphore>,
     shed: Arc<Semaphore>,
+    /// The connections, and the streams of those that have some.
+    tasks: TaskTracker,
     /// Ends every connection at once.
     cut: CancellationToken,
 }
@@ -128,6 +131,7 @@ impl<A: Answers> Server<A> {
             limits,
             full: Arc::new(Semaphore::new(full)),
             shed: Arc::new(Semaphore::new(shed)),
+            tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         }
     }
@@ -154,6 +158,31 @@ impl<A: Answers> Server<A> {
             return;
         }
         let head_timeout = if shed { SHED_HEAD_TIMEOUT } else { self.limits.idle_timeout };
+        let begins = tokio::select! {
+            begins = tokio::time::timeout(head_timeout, http2::is_spoken(&stream)) => begins,
+            () = stopping.cancelled() => return,
+        };
+        let ended = match begins {
+            Err(_) => return,
+            Ok(Ok(true)) => self.serve_many(stream, head_timeout, shed, stopping).await,
+            Ok(Ok(false)) => self.serve_one_by_one(stream, head_timeout, shed, stopping).await,
+            Ok(Err(e)) => {
+                tracing::debug!(%peer, error = %e, "HTTP connection was gone before it began");
+                return;
+            }
+        };
+        if let Err(e) = ended {
+            tracing::debug!(%peer, error = %e, "HTTP connection ended");
+        }
+    }
+
+    async fn serve_one_by_one(
+        self: Arc<Self>,
+        stream: TcpStream,
+        head_timeout: Duration,
+        shed: bool,
+        stopping: CancellationToken,
+    ) -> hyper::Result<()> {
         let server = Arc::clone(&self);
         let service = service_fn(move |request| {
             let server = Arc::clone(&server);
@@ -167,18 +196,39 @@ impl<A: Answers> Server<A> {
             .keep_alive(!shed)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        let ended = tokio::select! {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
             ended = connection.as_mut() => ended,
-            () = stopping.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection.as_mut() => ended,
-                    () = self.cut.cancelled() => return,
-                }
-            }
+            () = self.cut.cancelled() => Ok(()),
+        }
+    }
+
+    async fn serve_many(
+        self: Arc<Self>,
+        stream: TcpStream,
+        head_timeout: Duration,
+        shed: bool,
+        stopping: CancellationToken,
+    ) -> hyper::Result<()> {
+        let terms = http2::Terms {
+            idle_timeout: head_timeout,
+            stall_timeout: WRITE_STALL_TIMEOUT,
+            max_head_bytes: MAX_HEAD_BYTES,
+            shed,
+            places: Arc::clone(&self.full),
+            tasks: self.tasks.clone(),
         };
-        if let Err(e) = ended {
-            tracing::debug!(%peer, error = %e, "HTTP connection ended");
+        let server = Arc::clone(&self);
+        let answer = move |request, shed| {
+            let server = Arc::clone(&server);
+            async move { server.answers.answer(request, shed).await }
+        };
+        tokio::select! {
+            ended = http2::serve(stream, terms, stopping, answer) => ended,
+            () = self.cut.cancelled() => Ok(()),
         }
     }
 }

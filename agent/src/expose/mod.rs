@@ -2,5 +2,6 @@
 
 pub mod fuse;
 pub mod http;
+mod http2;
 mod listener;
 pub mod s3;
