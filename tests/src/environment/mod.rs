@@ -7,6 +7,7 @@
 
 mod azure;
 mod cache;
+mod debian;
 mod faults;
 mod gcs;
 mod hdfs;
@@ -28,6 +29,7 @@ pub use cache::{
     SAFETENSORS_VERSION, checkers, node_modules, python, run_python, run_python_in, run_tensors_python,
     s3_clients, s3fs, s5cmd, seaweed,
 };
+pub use debian::system_program;
 pub use faults::{Fault, FaultProxy, Seen};
 pub use gcs::FakeGcs;
 pub use hdfs::MiniHdfs;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Result, cache,
+    Result,
+    debian::system_program,
     server::{Server, accepts},
 };
 
@@ -71,24 +72,5 @@ impl Nginx {
 }
 
 fn program() -> Result<PathBuf> {
-    if let Some(found) = found() {
-        return Ok(found);
-    }
-    if !rustix::process::geteuid().is_root() {
-        return Err("missing: nginx (apt-get install nginx-light)".into());
-    }
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]);
-        cache::run(command.args(arguments), Path::new("/"), "Debian's nginx-light")
-    };
-    apt(&["update"])?;
-    apt(&["install", "--no-install-recommends", "nginx-light"])?;
-    found().ok_or_else(|| "nginx-light was installed, but there is no nginx".into())
-}
-
-fn found() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
-    std::env::split_paths(&path).chain(usual).map(|dir| dir.join("nginx")).find(|p| p.is_file())
+    system_program("nginx", "nginx-light")
 }
