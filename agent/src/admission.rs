@@ -135,17 +135,21 @@ impl Admissions {
         let as_stranger = self.decide(repo, None).await;
         let Some(token) = authorization else { return as_stranger };
         if let Ok(entered @ Entered::LetIn { .. }) = as_stranger {
+            // Nobody's is needed.
+            self.inner.origins.unlend(repo, None);
             return Ok(entered);
         }
         let entered = self.decide(repo, Some(token)).await?;
-        if let Entered::LetIn { .. } = entered {
-            self.inner.origins.lend(repo, token.clone());
+        match entered {
+            Entered::LetIn { .. } => self.inner.origins.lend(repo, token.clone()),
+            Entered::Refused(_) => self.inner.origins.unlend(repo, Some(token)),
         }
         Ok(entered)
     }
 
-    /// Forgets who was let into `repo`: the Hub turned out to say otherwise.
+    /// Forgets who was let into `repo`, and by what it was read: the Hub turned out to say otherwise.
     pub(crate) fn forget(&self, repo: &HubRepo) {
+        self.inner.origins.unlend(repo, None);
         let mut decisions = self.inner.decisions.lock();
         let gone: Vec<_> = decisions.iter().map(|(question, _)| question.clone()).collect();
         for question in gone.into_iter().filter(|q| q.kind == repo.kind && q.name == repo.name) {

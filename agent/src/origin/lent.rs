@@ -37,6 +37,15 @@ impl Lent {
         self.tokens.lock().put((repo.kind, repo.name.clone()), (authorization, Instant::now()));
     }
 
+    /// Takes it back: of the caller with this token, or whoever lent it.
+    pub(super) fn unlend(&self, repo: &HubRepo, authorization: Option<&HeaderValue>) {
+        let key = (repo.kind, repo.name.clone());
+        let mut tokens = self.tokens.lock();
+        if tokens.peek(&key).is_some_and(|(token, _)| authorization.is_none_or(|taken| taken == token)) {
+            tokens.pop(&key);
+        }
+    }
+
     /// What the repository may be read with.
     pub(super) fn of(&self, repo: &HubRepo) -> Option<HeaderValue> {
         let key = (repo.kind, repo.name.clone());
@@ -63,6 +72,15 @@ mod tests {
         assert_eq!(token, "Bearer hf_canary");
         assert!(!format!("{token:?}").contains("canary"));
         assert_eq!(lent.of(&repo(HubKind::Dataset, "org/a")), None);
+        // What somebody else may no longer is none of this one's.
+        lent.unlend(&repo(HubKind::Model, "org/a"), Some(&HeaderValue::from_static("Bearer hf_other")));
+        lent.unlend(&repo(HubKind::Dataset, "org/a"), None);
+        assert!(lent.of(&repo(HubKind::Model, "org/a")).is_some());
+        for taken in [Some(&HeaderValue::from_static("Bearer hf_canary")), None] {
+            lent.lend(&repo(HubKind::Model, "org/a"), HeaderValue::from_static("Bearer hf_canary"));
+            lent.unlend(&repo(HubKind::Model, "org/a"), taken);
+            assert_eq!(lent.of(&repo(HubKind::Model, "org/a")), None);
+        }
         assert_eq!(lent.of(&repo(HubKind::Model, "org/b")), None);
     }
 }

@@ -242,10 +242,12 @@ async fn serve_hub(State(state): State<Arc<HubState>>, request: Request) -> Answ
     if let Some(rest) = path.strip_prefix(&resolve) {
         let admitted = state.admitted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let may_read = admitted.iter().any(|token| sent == Some(format!("Bearer {token}").as_str()));
-        if settings.is_gated && !may_read {
+        let (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
+        // What a repository says of itself is for anybody who can see its page.
+        let is_for_anybody = matches!(decoded(file).as_str(), "README.md" | ".gitattributes");
+        if settings.is_gated && !may_read && !is_for_anybody {
             return failure(StatusCode::FORBIDDEN, "GatedRepo", "Access to this model is restricted");
         }
-        let (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
         return serve_file(&state, &request, &decoded(revision), &decoded(file));
     }
     let rest = path.strip_prefix(&api).unwrap_or_default().trim_start_matches('/');
@@ -262,7 +264,8 @@ async fn serve_hub(State(state): State<Arc<HubState>>, request: Request) -> Answ
         "" | "revision" => {
             let siblings: Vec<_> = settings.files.iter().map(|f| json!({"rfilename": f.path})).collect();
             json_answer(
-                &json!({"id": settings.name, "sha": commit, "siblings": siblings, "tags": [], "private": false}),
+                &json!({"id": settings.name, "sha": commit, "siblings": siblings, "tags": [], "private": false,
+                    "gated": if settings.is_gated { json!("auto") } else { json!(false) }}),
             )
         }
         "tree" => serve_tree(&state, &request),

@@ -100,7 +100,45 @@ async fn a_gated_repository_is_open_to_those_alone_who_accepted_its_terms() {
         assert!(taken.elapsed() < ttl + Duration::from_secs(10), "still let in");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    // The token that was lent is taken back: this node reads the repository without it again.
+    let before = hub.requests().len();
+    let plan = format!("{}/v1/plan", door.base.trim_end_matches("/hf"));
+    let elsewhere = serde_json::json!({"reference": "hf://org/name@refs/pr/1"});
+    Client::new().post(plan).json(&elsewhere).send().await.unwrap();
+    let since = &hub.requests()[before..];
+    assert!(since.iter().any(|request| request.line.contains("refs%2Fpr%2F1")), "{since:?}");
+    assert!(since.iter().all(|request| !request.had_token), "{since:?}");
     door.close().await;
+}
+
+/// A gated repository shows its README and `.gitattributes` to anybody; they mostly come first.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gated_repository_shows_to_anybody_lets_nobody_in() {
+    let shown = || vec![file(".gitattributes", "*.safetensors filter=lfs"), file("README.md", "# a model")];
+    let model = || vec![file("model.safetensors", content(2 * CHUNK + 9))];
+    for (files, has_model) in [([shown(), model()].concat(), true), (shown(), false)] {
+        let hub = Hub::start(HubSettings { is_gated: true, files, ..small() }).await.unwrap();
+        hub.admit("hf_accepted");
+        let given = Client::new().head(format!("{}/org/name/resolve/main/README.md", hub.url()));
+        assert_eq!(given.send().await.unwrap().status(), 200, "the Hub itself shows it");
+        let door = Door::open(&hub).await;
+        let about = |token: &'static str| {
+            let door = &door;
+            async move { door.get("api/models/org/name", &[("authorization", token)]).await.status().as_u16() }
+        };
+        assert_eq!((about("Bearer hf_stranger").await, about("Bearer hf_accepted").await), (403, 200));
+        if has_model {
+            let path = "org/name/resolve/main/model.safetensors";
+            let response = door.get(path, &[("authorization", "Bearer hf_stranger")]).await;
+            assert_eq!(response.status(), 403);
+            assert!(response.bytes().await.unwrap().len() < 1000, "the model's bytes");
+            let response = door.get(path, &[("authorization", "Bearer hf_accepted")]).await;
+            assert_eq!(response.bytes().await.unwrap(), content(2 * CHUNK + 9));
+            // It is here now, for the one who was let in.
+            assert_eq!(door.get(path, &[]).await.status(), 403);
+        }
+        door.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

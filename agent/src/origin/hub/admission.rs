@@ -104,6 +104,11 @@ impl Origins {
         self.inner.lent.lend(repo, authorization);
     }
 
+    /// Reads `repo` no more with the token of `authorization`, or with whichever was lent.
+    pub(crate) fn unlend(&self, repo: &HubRepo, authorization: Option<&HeaderValue>) {
+        self.inner.lent.unlend(repo, authorization);
+    }
+
     /// Where the Hub is.
     ///
     /// # Errors
