@@ -115,6 +115,37 @@ print(len(entries), len(files), files == sorted(set(files)), end='')";
     door.close().await;
 }
 
+/// Clients quote a revision's slashes; people with curl do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_look_like_routes_are_read_and_paged_at_revisions_with_slashes() {
+    let files: Vec<HubFile> = (0..1500).map(|n| file(&format!("{n:05}.txt"), n.to_string())).collect();
+    for name in ["gpt2", "org/tree", "tree/refs"] {
+        let hub = Hub::start(HubSettings { name: name.into(), files: files.clone(), page: 1000, ..small() });
+        let hub = hub.await.unwrap();
+        let door = Door::open(&hub).await;
+        for revision in ["refs%2Fpr%2F1", "refs/pr/1"] {
+            let first = door.get(&format!("api/models/{name}/tree/{revision}?limit=2"), &[]).await;
+            assert_eq!(first.status(), 200, "{name} {revision}");
+            let link = told(first.headers(), "link").to_owned();
+            assert!(link.contains(&format!("/hf/api/models/{name}/tree/{}?", hub.commit())), "{link}");
+            let next = link.trim_start_matches('<').split('>').next().unwrap();
+            let next: serde_json::Value = Client::new().get(next).send().await.unwrap().json().await.unwrap();
+            assert_eq!(next[0]["path"], "00002.txt", "{name} {revision}");
+            let about = door.json(&format!("api/models/{name}/revision/{revision}")).await;
+            assert_eq!((about["id"].as_str(), about["sha"].as_str()), (Some(name), Some(&*hub.commit())));
+        }
+        let program = "import sys, huggingface_hub as h
+entries = list(h.HfApi().list_repo_tree(sys.argv[1], revision='refs/pr/1', recursive=True))
+path = h.hf_hub_download(sys.argv[1], '00007.txt', revision='refs/pr/1')
+print(len(entries), open(path).read(), end='')";
+        for client in [HubClient::New, HubClient::Old] {
+            let said = Home::at(&door.base).run(client, program, &[name]).await.unwrap();
+            assert_eq!(said, "1500 7", "{name}");
+        }
+        door.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_moves_moves_here_and_its_old_commit_stays() {
     let hub = Hub::start(small()).await.unwrap();

@@ -39,7 +39,7 @@ use crate::{
     metrics,
     namespace::FileEntry,
     reader::{Caller, Contents},
-    reference::{HubRepo, Reference},
+    reference::{HubKind, HubRepo, Reference},
     snapshot::{Digest, RelativePath},
 };
 
@@ -83,7 +83,6 @@ struct Asked<'a> {
     method: Method,
     headers: HeaderMap,
     query: Query,
-    path: String,
     repo: HubRepo,
     /// What the Hub says of the repository.
     about: std::sync::Arc<Map<String, Value>>,
@@ -102,8 +101,8 @@ struct Query {
 }
 
 async fn answer(agent: &Agent, request: Request) -> Result<Response, Refused> {
-    let path = request.uri().path().strip_prefix("/hf/").unwrap_or_default().to_owned();
-    let Route { repo, wanted } = route::parse(&path)?.ok_or_else(Refused::no_route)?;
+    let path = request.uri().path().strip_prefix("/hf/").unwrap_or_default();
+    let Route { repo, wanted } = route::parse(path)?.ok_or_else(Refused::no_route)?;
     let takes_post = wanted == Wanted::PathsInfo;
     if takes_post != (request.method() == Method::POST) {
         return Err(Refused::method("this endpoint reads, and only paths-info takes POST"));
@@ -117,8 +116,7 @@ async fn answer(agent: &Agent, request: Request) -> Result<Response, Refused> {
         Entered::Refused(refusal) => return Err(refusal.into()),
     };
     let (parts, body) = request.into_parts();
-    let asked =
-        Asked { agent, method: parts.method, headers: parts.headers, query, path, repo, about, stale };
+    let asked = Asked { agent, method: parts.method, headers: parts.headers, query, repo, about, stale };
     // A token goes nowhere where none is needed.
     let token = token.filter(|_| !is_public);
     match wanted {
@@ -200,7 +198,12 @@ impl Asked<'_> {
         let host = self.headers.get(header::HOST)?.to_str().ok()?;
         let forwarded = self.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
         let scheme = if forwarded == Some("https") { "https" } else { "http" };
-        let (repository, _) = self.path.split_once("/tree/")?;
+        let kind = match self.repo.kind {
+            HubKind::Model => "models",
+            HubKind::Dataset => "datasets",
+            HubKind::Space => "spaces",
+        };
+        let name = &self.repo.name;
         let commit = contents.blueprint.revision.as_deref()?;
         let encoded = |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
@@ -211,7 +214,7 @@ impl Asked<'_> {
             .map(|part| format!("/{}", encoded(part)))
             .collect();
         let next = format!(
-            "<{scheme}://{host}/hf/{repository}/tree/{commit}{below}?recursive={recursive}&limit={limit}&cursor={}>; rel=\"next\"",
+            "<{scheme}://{host}/hf/api/{kind}/{name}/tree/{commit}{below}?recursive={recursive}&limit={limit}&cursor={}>; rel=\"next\"",
             encoded(last)
         );
         HeaderValue::try_from(next).ok()

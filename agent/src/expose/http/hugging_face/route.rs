@@ -57,16 +57,17 @@ fn kind_of(word: &str) -> Option<HubKind> {
     }
 }
 
-fn is_verb(part: &str) -> bool {
-    matches!(part, "revision" | "tree" | "paths-info" | "refs")
+/// Whether what may be the rest behind a repository is a route; the words may also be names and revisions.
+fn is_route(parts: &[&str]) -> bool {
+    matches!(parts, ["refs"] | ["revision" | "tree" | "paths-info", _, ..])
 }
 
 fn api(kind: HubKind, parts: &[&str]) -> Result<Option<Route>, Refused> {
     // The oldest repositories have no organisation.
     let (name, rest) = match parts {
         [] | [""] => return Ok(None),
-        [_, _, verb, ..] if is_verb(verb) => parts.split_at(2),
-        [_, verb, ..] if is_verb(verb) => parts.split_at(1),
+        [_, _, rest @ ..] if is_route(rest) => parts.split_at(2),
+        [_, rest @ ..] if is_route(rest) => parts.split_at(1),
         [_, _, ..] => parts.split_at(2),
         [_] => parts.split_at(1),
     };
@@ -183,6 +184,19 @@ mod tests {
             ("api/models/org/name/tree/v1/a/b%20c", "hf://org/name@v1", tree("a/b c")),
             ("api/spaces/org/name/paths-info/main", "hf://spaces/org/name", Wanted::PathsInfo),
             ("api/models/org/name/refs", "hf://org/name", Wanted::Refs),
+            // Without an organisation, with words that could be routes, and both.
+            ("api/models/gpt2/tree/refs%2Fpr%2F1", "hf://gpt2@refs/pr/1", tree("")),
+            ("api/models/gpt2/tree/refs/pr/1", "hf://gpt2@refs/pr/1", tree("")),
+            ("api/models/gpt2/tree/refs/pr/1/tree", "hf://gpt2@refs/pr/1", tree("tree")),
+            ("api/models/gpt2/tree/main/refs", "hf://gpt2", tree("refs")),
+            ("api/models/gpt2/revision/refs/pr/1", "hf://gpt2@refs/pr/1", Wanted::About),
+            ("api/models/gpt2/paths-info/refs/pr/1", "hf://gpt2@refs/pr/1", Wanted::PathsInfo),
+            ("api/models/gpt2/tree/tree", "hf://gpt2@tree", tree("")),
+            ("api/models/gpt2/refs", "hf://gpt2", Wanted::Refs),
+            ("api/models/org/tree/tree/refs/pr/1", "hf://org/tree@refs/pr/1", tree("")),
+            ("api/models/org/tree/refs", "hf://org/tree", Wanted::Refs),
+            ("api/models/org/refs/revision/main", "hf://org/refs", Wanted::About),
+            ("gpt2/resolve/refs/pr/1/x", "hf://gpt2@refs/pr/1", file("x")),
             ("org/name/resolve/main/a/b.json", "hf://org/name", file("a/b.json")),
             ("org/name/resolve/a%2Fb/c", "hf://org/name@a/b", file("c")),
             ("gpt2/resolve/main/config.json", "hf://gpt2", file("config.json")),
