@@ -330,8 +330,24 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
         ErrorKind::UNAVAILABLE
     };
     let doing = if error.is_connect() { "cannot connect" } else { "connection broke" };
-    Error::new(kind, format!("{what}: {doing}: {}", innermost(&error)))
+    let why = format!("{doing}: {}", innermost(&error));
+    if error.is_connect() {
+        return Error::with_source(kind, what, NotSent(why));
+    }
+    Error::new(kind, format!("{what}: {why}"))
 }
+
+/// The cause of an error whose request was never sent.
+#[derive(Debug)]
+pub(crate) struct NotSent(String);
+
+impl std::fmt::Display for NotSent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotSent {}
 
 /// The first `T` among an error and its causes.
 pub(crate) fn find<'a, T: std::error::Error + 'static>(

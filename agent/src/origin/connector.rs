@@ -1,13 +1,13 @@
 //! Gives `object_store` our HTTP, and reads what a store's refusals mean.
 //!
-//! Owns the way of the library's requests through our client, and the words for what a store answers.
-//! Retries nothing, signs nothing.
+//! Owns the way of the library's requests through our client, the words for what a store answers, and the one
+//! condition that the library cannot set. Retries nothing, signs nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures::TryFutureExt;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use object_store::client::{
     ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
@@ -24,6 +24,32 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a credential service may take in all; it is near, or it is not there.
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    static ONLY_IF_NEW: ();
+}
+
+/// Runs `completing`, which completes an upload in parts, on the condition that there is no such object. The
+/// library knows the condition, but not for uploads that go on under an id; like the library's own it is not
+/// signed, and a store that does not know it passes it over.
+pub(super) async fn only_if_new<F: Future>(completing: F) -> F::Output {
+    ONLY_IF_NEW.scope((), completing).await
+}
+
+/// What a store answered when it was no success: the cause of an error.
+#[derive(Debug)]
+pub(super) struct StoreAnswer {
+    pub(super) status: StatusCode,
+    said: String,
+}
+
+impl fmt::Display for StoreAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store answers {}{}", self.status, self.said)
+    }
+}
+
+impl std::error::Error for StoreAnswer {}
 
 /// The two ways out: to the store, and to the services that hand out credentials.
 #[derive(Debug, Clone)]
@@ -57,6 +83,9 @@ impl HttpService for Connector {
         let is_store = host_key(&url) == self.host;
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
+        if is_store && *request.method() == Method::POST && ONLY_IF_NEW.try_with(|()| ()).is_ok() {
+            request.headers_mut().insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
         // Not by `is_empty`: object_store 0.14 says the opposite of a payload in parts.
         if body.content_length() > 0 {
             *request.body_mut() = Some(reqwest::Body::wrap(body));
@@ -124,7 +153,7 @@ async fn refuse(response: reqwest::Response) -> Result<reqwest::Response> {
     let said = if message.is_empty() { String::new() } else { format!(" ({message})") };
     let (kind, why) = meaning(status, &headers, code);
     let code = if code.is_empty() { String::new() } else { format!(" {code}") };
-    Err(Error::new(kind, format!("{why}: store answers {status}{code}{said}")))
+    Err(Error::with_source(kind, why, StoreAnswer { status, said: format!("{code}{said}") }))
 }
 
 fn meaning(status: StatusCode, headers: &HeaderMap, code: &str) -> (ErrorKind, String) {

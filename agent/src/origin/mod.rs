@@ -60,7 +60,7 @@ pub use count::OriginCounters;
 pub(crate) use hub::{Admission, Refusal};
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;
-pub(crate) use write::{Writer, Written};
+pub(crate) use write::{Described, Writer, Written};
 
 use client::Client;
 use connector::Ways;

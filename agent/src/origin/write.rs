@@ -2,17 +2,27 @@
 //!
 //! Passes through: nothing is kept here, and an upload in parts is known to the store alone, by its id. Who may
 //! write what is the door's to say.
+//!
+//! Invariant: a write that must find nothing there is not tried again when it may have been done: it would find
+//! itself. Whoever asked is told that it is not known.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::StatusCode;
 use object_store::{
-    ObjectStoreExt, PutMode, PutOptions,
+    Attributes, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutResult, TagSet,
     multipart::{MultipartStore, PartId},
     path::Path as Key,
 };
 
-use super::{Origins, retry, stores::Store};
+use super::{
+    Origins,
+    client::{NotSent, find},
+    connector::{StoreAnswer, only_if_new},
+    retry,
+    stores::Store,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     reference::Reference,
@@ -29,7 +39,14 @@ pub(crate) struct Writer {
     policy: retry::RetryPolicy,
 }
 
-/// How a write of a whole object ended.
+/// What the store is told of an object besides its bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) attributes: Attributes,
+    pub(crate) tags: TagSet,
+}
+
+/// How a write of an object ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     /// It is there, with this tag, where the store tells one.
@@ -63,22 +80,49 @@ impl Writer {
     /// Writes the object whole; with `is_new` only if there is none. Not cancel-safe.
     ///
     /// # Errors
-    /// As the store says.
-    pub(crate) async fn put(&self, bytes: Bytes, is_new: bool) -> Result<Written> {
+    /// As the store says; with `is_new` `Cancelled` when it is not known whether the object was written.
+    pub(crate) async fn put(&self, bytes: Bytes, is_new: bool, described: &Described) -> Result<Written> {
         let mode = if is_new { PutMode::Create } else { PutMode::Overwrite };
-        let put = self.persist("writing", || {
-            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+        let write = || {
+            let Described { attributes, tags } = described.clone();
+            let options = PutOptions { mode: mode.clone(), attributes, tags, ..PutOptions::default() };
             self.store.objects.put_opts(&self.key, bytes.clone().into(), options)
-        });
-        match put.await {
-            Ok(put) => Ok(Written::Done(put.e_tag)),
-            Err(e) => {
-                match is_new && !e.kind().is_transient() && self.store.objects.head(&self.key).await.is_ok() {
-                    true => Ok(Written::Exists),
-                    false => Err(e),
+        };
+        if is_new {
+            return self.create(write).await;
+        }
+        Ok(Written::Done(self.persist("writing", write).await?.e_tag))
+    }
+
+    /// Tries until the object is there by one attempt of ours, by somebody else, or nobody knows.
+    async fn create<F>(&self, mut attempt: impl FnMut() -> F) -> Result<Written>
+    where
+        F: Future<Output = object_store::Result<PutResult>>,
+    {
+        retry::persist(self.policy, || {
+            let write = attempt();
+            async move {
+                let what = format!("{}: creating", self.name);
+                let Ok(written) = tokio::time::timeout(WRITE_TIMEOUT, write).await else {
+                    return Err(not_known(&what, &format!("no answer within {WRITE_TIMEOUT:?}")));
+                };
+                let error = match written {
+                    Ok(put) => return Ok(Written::Done(put.e_tag)),
+                    Err(e) => e,
+                };
+                match find::<StoreAnswer>(&error).map(|answer| answer.status) {
+                    Some(StatusCode::PRECONDITION_FAILED) => Ok(Written::Exists),
+                    // Somebody else is writing there, or just was.
+                    Some(StatusCode::CONFLICT) => match self.store.objects.head(&self.key).await {
+                        Ok(_) => Ok(Written::Exists),
+                        Err(_) => Err(Error::new(ErrorKind::UNAVAILABLE, format!("{what}: {error}"))),
+                    },
+                    _ if may_have_been_done(&error) => Err(not_known(&what, &error.to_string())),
+                    _ => Err(self.store.explain(error, &what)),
                 }
             }
-        }
+        })
+        .await
     }
 
     /// Whether there is one.
@@ -108,8 +152,13 @@ impl Writer {
     ///
     /// # Errors
     /// As the store says.
-    pub(crate) async fn begin(&self) -> Result<String> {
-        self.persist("beginning an upload", || self.parts().create_multipart(&self.key)).await
+    pub(crate) async fn begin(&self, described: &Described) -> Result<String> {
+        let begin = || {
+            let Described { attributes, tags } = described.clone();
+            let options = PutMultipartOptions { attributes, tags, ..PutMultipartOptions::default() };
+            self.parts().create_multipart_opts(&self.key, options)
+        };
+        self.persist("beginning an upload", begin).await
     }
 
     /// Sends a part, counted from 0; its tag.
@@ -122,17 +171,20 @@ impl Writer {
         Ok(put.await?.content_id)
     }
 
-    /// Makes the object of its parts, which are all from the first on; its tag, where the store tells one.
-    /// Not cancel-safe.
+    /// Makes the object of its parts, which are all from the first on; with `is_new` only if there is none, where
+    /// the store can see to that. Not cancel-safe.
     ///
     /// # Errors
-    /// As the store says.
-    pub(crate) async fn complete(&self, id: &String, tags: Vec<String>) -> Result<Option<String>> {
-        let put = self.persist("completing an upload", || {
+    /// As the store says; with `is_new` `Cancelled` when it is not known whether the object was made.
+    pub(crate) async fn complete(&self, id: &String, tags: Vec<String>, is_new: bool) -> Result<Written> {
+        let complete = || {
             let parts = tags.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
             self.parts().complete_multipart(&self.key, id, parts)
-        });
-        Ok(put.await?.e_tag)
+        };
+        if is_new {
+            return self.create(|| only_if_new(complete())).await;
+        }
+        Ok(Written::Done(self.persist("completing an upload", complete).await?.e_tag))
     }
 
     /// Forgets an upload and its parts.
@@ -165,4 +217,19 @@ impl Writer {
         })
         .await
     }
+}
+
+/// Whether the store may have done what failed: its answer was lost, or does not say.
+fn may_have_been_done(error: &object_store::Error) -> bool {
+    if let Some(StoreAnswer { status, .. }) = find::<StoreAnswer>(error) {
+        return matches!(status.as_u16(), 500 | 502 | 504);
+    }
+    // A host that asked to be left alone was not asked at all.
+    let is_lost = |kind| matches!(kind, ErrorKind::Timeout | ErrorKind::Unavailable { retry_after: None });
+    find::<NotSent>(error).is_none() && find::<Error>(error).is_some_and(|own| is_lost(own.kind()))
+}
+
+fn not_known(what: &str, why: &str) -> Error {
+    let text = format!("{what}: whether it was done is not known, look before trying again: {why}");
+    Error::new(ErrorKind::Cancelled, text)
 }

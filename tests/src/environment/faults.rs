@@ -29,6 +29,8 @@ pub enum Fault {
     Answer(Vec<u8>),
     /// Accept, read the request, say nothing.
     BlackHole,
+    /// Have the server do what is asked, and close without its answer.
+    LoseAnswer,
 }
 
 /// One request that came.
@@ -136,6 +138,7 @@ impl Shared {
             at.and_then(|at| faults.remove(at)).map(|(_, fault)| fault)
         };
         lock(&self.seen).push(Seen { at: Instant::now(), line, head: head.clone(), broken: fault.is_some() });
+        let is_lost = matches!(fault, Some(Fault::LoseAnswer));
         let limit = match &fault {
             Some(Fault::Answer(bytes)) => {
                 client.write_all(bytes)?;
@@ -143,12 +146,17 @@ impl Shared {
             }
             Some(Fault::BlackHole) => return self.hang(client),
             Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes)) => Some(*bytes),
-            None => None,
+            Some(Fault::LoseAnswer) | None => None,
         };
         let mut server = TcpStream::connect(self.upstream)?;
         // One request a connection: the answer ends where the server closes.
         let (first, rest) = head.split_once("\r\n").unwrap_or((&head, ""));
         server.write_all(format!("{first}\r\nConnection: close\r\n{rest}").as_bytes())?;
+        std::io::copy(&mut (&mut client).take(body_bytes(&head)), &mut server)?;
+        if is_lost {
+            std::io::copy(&mut server, &mut std::io::sink())?;
+            return client.shutdown(Shutdown::Both);
+        }
         pass(&mut server, &mut client, limit)?;
         if matches!(fault, Some(Fault::StallAfter(_))) {
             return self.hang(client);
@@ -184,6 +192,15 @@ fn read_head(client: &mut TcpStream) -> std::io::Result<Option<String>> {
         head.push(byte[0]);
     }
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
+
+/// How long the body of a request is, by its head.
+fn body_bytes(head: &str) -> u64 {
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    length.unwrap_or_default()
 }
 
 /// Passes an answer on: its head whole, then `limit` bytes of its body or all.

@@ -43,6 +43,39 @@ async fn aws_cli_copies_syncs_and_lists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn curl_signs_and_reads_by_http2() {
+    let stack = Stack::start(Setting::default()).await;
+    let (key, _) = stack.shard();
+    let (url, copy) = (format!("{}/zoo/{key}", stack.url()), stack.dir.path().join("copy"));
+    let target = copy.display().to_string();
+    let user = format!("{DOOR_KEY}:{DOOR_SECRET}");
+    let signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user];
+    // SHA-256 of nothing, which this curl does not send by itself.
+    let empty = "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let curl = |arguments: &[&str]| {
+        let how =
+            ["--http2-prior-knowledge", "--silent", "--show-error", "--header", empty, "--output", &target];
+        let tell = ["--write-out", "%{http_version} %{http_code}"];
+        installed("curl", &[&how[..], &tell, arguments, &[&url]].concat())
+    };
+    stack
+        .reads_while_it_comes_and_after(async || {
+            assert_eq!(stack.run(curl(&signed)).await, "2 200");
+            digest(&copy)
+        })
+        .await;
+    let whole = std::fs::read(&copy).expect("readable");
+    let part = [&signed[..], &["--range", "1000-2999"]].concat();
+    assert_eq!(stack.run(curl(&part)).await, "2 206");
+    assert!(std::fs::read(&copy).expect("readable") == whole[1000..3000]);
+    let wrong = format!("{DOOR_KEY}:other");
+    assert_eq!(stack.run(curl(&["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &wrong])).await, "2 403");
+    assert_eq!(stack.run(curl(&[])).await, "2 403");
+    let version = stack.run(installed("curl", &["--version"])).await;
+    passed("curl", version.split(' ').nth(1).unwrap_or_default(), "--aws-sigv4 over HTTP/2, a range").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s5cmd_copies_and_lists() {
     let stack = Stack::start(Setting::default()).await;
     let (key, _) = stack.shard();

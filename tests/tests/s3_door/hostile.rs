@@ -214,7 +214,8 @@ fn heads(door: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_its_connections_the_door_says_slow_down() {
-    let stack = Stack::start(Setting { anonymous: true, door: "max_connections = 2" }).await;
+    let stack =
+        Stack::start(Setting { anonymous: true, door: "max_connections = 2", ..Setting::default() }).await;
     let door = stack.url().trim_start_matches("http://").to_owned();
     let got = tokio::task::spawn_blocking(move || {
         let held: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(&door).expect("open")).collect();

@@ -13,7 +13,7 @@ use std::{
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
     conformance,
-    environment::{S3_KEY, S3_SECRET, Weed, run_python_in, s3_clients},
+    environment::{FaultProxy, S3_KEY, S3_SECRET, Weed, run_python_in, s3_clients},
     model::{Model, sha256},
     relay::Relay,
 };
@@ -79,12 +79,15 @@ pub(crate) struct Setting {
     pub(crate) anonymous: bool,
     /// Lines for the section of the door.
     pub(crate) door: &'static str,
+    /// The agent reaches the origin through a proxy that breaks what it is told to, instead of the slow link.
+    pub(crate) breaks: bool,
 }
 
 /// The agent and all that is behind it.
 pub(crate) struct Stack {
     pub(crate) origin: Arc<Origin>,
     pub(crate) relay: Relay,
+    pub(crate) faults: FaultProxy,
     pub(crate) agent: AgentProcess,
     pub(crate) dir: tempfile::TempDir,
 }
@@ -94,6 +97,8 @@ impl Stack {
         let origin = tokio::task::spawn_blocking(Origin::shared).await.expect("an origin");
         let upstream = origin.weed.url().trim_start_matches("http://").parse().expect("an address");
         let relay = Relay::start(upstream, Some(LINK_BYTES)).await.expect("a link");
+        let faults = FaultProxy::start(&origin.weed.url()).expect("a proxy");
+        let endpoint = if setting.breaks { faults.url() } else { relay.url() };
         let dir = tempfile::tempdir().expect("temporary directory");
         let at = |name: &str| dir.path().join(name);
         private(&at("secret"), DOOR_SECRET);
@@ -111,15 +116,15 @@ impl Stack {
              credentials_file = {:?}\nbuckets = {{ models = {{ endpoint = \"{}\", credentials_file = {:?} }} }}\n\
              [namespace]\nlisting_ttl = \"2s\"\n",
             setting.door,
-            relay.url(),
+            endpoint,
             at("credentials"),
-            relay.url(),
+            endpoint,
             at("credentials"),
         );
         fs::write(at("agent.toml"), config).expect("written");
         let options = AgentOptions { config_file: Some(at("agent.toml")), ..AgentOptions::new("s3-door") };
         let agent = AgentProcess::start(&at("data"), options).await.expect("an agent");
-        Self { origin, relay, agent, dir }
+        Self { origin, relay, faults, agent, dir }
     }
 
     /// The door, `http://127.0.0.1:port`.

@@ -5,11 +5,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use emberline_tests::environment::{S3_KEY, S3_SECRET, s3_clients, s3fs};
+use emberline_tests::environment::{Fault, S3_KEY, S3_SECRET, s3_clients, s3fs};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::stack::{Setting, Stack, digest, passed, versioned};
 
-const WRITABLE: Setting = Setting { anonymous: false, door: "writable_mounts = [\"shelf\"]" };
+const WRITABLE: Setting = Setting { anonymous: false, door: "writable_mounts = [\"shelf\"]", breaks: false };
 
 fn client(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(s3_clients().expect("clients of S3").join(name));
@@ -238,4 +240,158 @@ async fn s3fs_writes_in_parts() {
     let (version, digest) = versioned(&stack, program).await;
     assert_eq!(at_origin(&stack, "s3fs/big").await, digest);
     passed("s3fs", &version, "write in parts, pipe, rm").await;
+}
+
+/// Tries each call with these arguments, and says what came of it: a code, or `done`.
+const CALLS: &str = r#"
+import sys, json, boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+# One attempt each: what the door says is what is told.
+s3 = boto3.client('s3', config=Config(retries={'total_max_attempts': 1}))
+for name, arguments in json.loads(sys.argv[1]):
+    try:
+        getattr(s3, name)(Bucket='shelf', **arguments)
+        print('done')
+    except ClientError as e:
+        print(e.response['Error']['Code'], e.response['ResponseMetadata']['HTTPStatusCode'], e.response['Error']['Message'])
+"#;
+
+/// What the door says to some calls of boto3, a line each.
+async fn said(stack: &Stack, calls: serde_json::Value) -> Vec<String> {
+    let text = stack.run(client("python", &["-c", CALLS, &calls.to_string()])).await;
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_door_cannot_do_is_refused_and_not_left_out() {
+    let stack = Stack::start(WRITABLE).await;
+    let key = "guarded/object";
+    let refused = [
+        ("delete_object", json!({"Key": key, "VersionId": "3sL4kqtJlcpXroDTDmJ"}), "versions"),
+        ("delete_object", json!({"Key": key, "IfMatch": "\"0123\""}), "conditions"),
+        ("put_object", json!({"Key": key, "ACL": "public-read"}), "x-amz-acl"),
+        ("put_object", json!({"Key": key, "GrantRead": "id=1"}), "x-amz-grant-read"),
+        ("put_object", json!({"Key": key, "ServerSideEncryption": "AES256"}), "x-amz-server-side-encryption"),
+        (
+            "put_object",
+            json!({"Key": key, "ObjectLockLegalHoldStatus": "ON"}),
+            "x-amz-object-lock-legal-hold",
+        ),
+        ("put_object", json!({"Key": key, "StorageClass": "GLACIER"}), "x-amz-storage-class"),
+        ("put_object", json!({"Key": key, "WriteOffsetBytes": 4}), "x-amz-write-offset-bytes"),
+        (
+            "create_multipart_upload",
+            json!({"Key": key, "ServerSideEncryption": "aws:kms"}),
+            "x-amz-server-side-encryption",
+        ),
+    ];
+    let mut calls = vec![json!(["put_object", {"Key": key, "Body": "kept", "ACL": "private"}])];
+    calls.extend(refused.iter().map(|(name, arguments, _)| json!([name, arguments])));
+    let lines = said(&stack, calls.into()).await;
+    assert_eq!(lines[0], "done");
+    for ((name, arguments, names), line) in refused.iter().zip(&lines[1..]) {
+        assert!(line.starts_with("NotImplemented 501") && line.contains(names), "{name} {arguments}: {line}");
+    }
+    assert_eq!(lines.len(), refused.len() + 1);
+    assert_eq!(at_origin(&stack, key).await, hex(b"kept"), "the object is as it was");
+}
+
+/// The SHA-256 of some bytes.
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const TOLD: &str = "
+import sys, boto3
+endpoint, access, secret = sys.argv[1:]
+s3 = boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=access, aws_secret_access_key=secret)
+for key in ['w/described/small', 'w/described/parts']:
+    head = s3.head_object(Bucket='models', Key=key)
+    assert head['ContentType'] == 'application/x-step', head
+    assert head['CacheControl'] == 'no-store' and head['Metadata'] == {'step': '1200'}, head
+    tags = s3.get_object_tagging(Bucket='models', Key=key)['TagSet']
+    assert tags == [{'Key': 'team', 'Value': 'l m'}], tags
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_at_the_origin_is_described_as_its_writer_did() {
+    let stack = Stack::start(WRITABLE).await;
+    let described = json!({"ContentType": "application/x-step", "CacheControl": "no-store",
+        "Metadata": {"step": "1200"}, "Tagging": "team=l%20m"});
+    let program = "
+import sys, json, boto3
+about = json.loads(sys.argv[1])
+s3 = boto3.client('s3')
+s3.put_object(Bucket='shelf', Key='described/small', Body=b'x', **about)
+begun = s3.create_multipart_upload(Bucket='shelf', Key='described/parts', **about)['UploadId']
+part = s3.upload_part(Bucket='shelf', Key='described/parts', UploadId=begun, PartNumber=1, Body=b'part')
+s3.complete_multipart_upload(Bucket='shelf', Key='described/parts', UploadId=begun, IfNoneMatch='*',
+    MultipartUpload={'Parts': [{'PartNumber': 1, 'ETag': part['ETag']}]})
+";
+    stack.run(client("python", &["-c", program, &described.to_string()])).await;
+    let url = stack.origin.weed.url();
+    stack.run(client("python", &["-c", TOLD, &url, S3_KEY, S3_SECRET])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_must_be_new_does_not_lose_against_itself() {
+    let stack = Stack::start(Setting { breaks: true, ..WRITABLE }).await;
+    let put = |key: &str| json!(["put_object", {"Key": key, "Body": "mine", "IfNoneMatch": "*"}]);
+    let puts = |key: &str| {
+        let seen = stack.faults.seen();
+        seen.iter().filter(|seen| seen.line.starts_with("PUT") && seen.line.contains(key)).count()
+    };
+    // Nothing goes wrong; somebody was first.
+    let lines = said(&stack, json!([put("new/first"), put("new/first")])).await;
+    assert!(lines[0] == "done" && lines[1].starts_with("PreconditionFailed 412"), "{lines:?}");
+    // The store does it, and its answer is lost.
+    stack.faults.inject("new/lost", Fault::LoseAnswer);
+    let lines = said(&stack, json!([put("new/lost")])).await;
+    assert_eq!(stack.faults.fired(), 1);
+    assert!(lines[0].starts_with("OperationAborted 409") && lines[0].contains("look before"), "{lines:?}");
+    assert_eq!(puts("new/lost"), 1, "it is not tried again");
+    assert_eq!(at_origin(&stack, "new/lost").await, hex(b"mine"));
+    // The store says that it did nothing: it is tried again.
+    let busy = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    stack.faults.inject("new/busy", Fault::Answer(busy.to_vec()));
+    assert_eq!(said(&stack, json!([put("new/busy")])).await, ["done"]);
+    assert_eq!((stack.faults.fired(), puts("new/busy")), (2, 2));
+    // Without the condition a second time does no harm.
+    stack.faults.inject("new/any", Fault::LoseAnswer);
+    assert_eq!(said(&stack, json!([["put_object", {"Key": "new/any", "Body": "mine"}]])).await, ["done"]);
+    assert_eq!((stack.faults.fired(), puts("new/any")), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_in_parts_that_must_be_new_is_completed_on_that_condition() {
+    let stack = Stack::start(Setting { breaks: true, ..WRITABLE }).await;
+    let program = "
+import sys, boto3
+from botocore.exceptions import ClientError
+s3 = boto3.client('s3')
+key = 'new/parts'
+def upload(body):
+    begun = s3.create_multipart_upload(Bucket='shelf', Key=key)['UploadId']
+    part = s3.upload_part(Bucket='shelf', Key=key, UploadId=begun, PartNumber=1, Body=body)
+    return dict(Bucket='shelf', Key=key, UploadId=begun, IfNoneMatch='*',
+        MultipartUpload={'Parts': [{'PartNumber': 1, 'ETag': part['ETag']}]})
+first, second = upload(b'first'), upload(b'second')
+s3.complete_multipart_upload(**first)
+try:
+    s3.complete_multipart_upload(**second)
+except ClientError as e:
+    print(e.response['Error']['Code'])
+s3.abort_multipart_upload(**{name: second[name] for name in ['Bucket', 'Key', 'UploadId']})
+big = bytes(17 << 20)
+s3.put_object(Bucket='shelf', Key='new/big', Body=big, IfNoneMatch='*')
+";
+    assert_eq!(stack.run(client("python", &["-c", program])).await.trim(), "PreconditionFailed");
+    assert_eq!(at_origin(&stack, "new/parts").await, hex(b"first"));
+    let seen = stack.faults.seen();
+    let completed =
+        seen.iter().filter(|seen| seen.line.starts_with("POST") && seen.line.contains("uploadId="));
+    let conditions: Vec<bool> =
+        completed.map(|seen| seen.head.to_ascii_lowercase().contains("if-none-match: *")).collect();
+    assert_eq!(conditions, [true, true], "each reached the store once, with its condition");
 }

@@ -8,6 +8,7 @@
 //! Invariants: off loopback there is no door without credentials; without credentials a request must name this
 //! machine, as at the HTTP door, and nothing can be written; what bodies hold in memory is bounded.
 
+mod attributes;
 mod buckets;
 mod credentials;
 mod door;

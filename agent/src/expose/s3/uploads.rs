@@ -17,7 +17,7 @@ use s3s::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::errors::said;
+use super::{attributes::CHECKSUMS, errors::said};
 
 /// Bytes of bodies in memory, all uploads together.
 const HELD_BYTES: usize = 256 << 20;
@@ -27,14 +27,8 @@ const UNIT_BYTES: usize = 1 << 20;
 const STALL: Duration = Duration::from_secs(25);
 /// How long an upload waits for room; real clients ask again after `SlowDown`, and wait longer each time.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a client may promise of a body.
-const CHECKSUMS: [&str; 5] = [
-    "x-amz-checksum-crc32",
-    "x-amz-checksum-crc32c",
-    "x-amz-checksum-crc64nvme",
-    "x-amz-checksum-sha1",
-    "x-amz-checksum-sha256",
-];
+/// No client is this slow. A piece that comes slower, a byte now and then, would keep room from others for ever.
+const LEAST_BYTES_PER_SECOND: u64 = 64 << 10;
 
 /// What uploads may hold in memory, and those that are under way.
 pub(super) struct Uploads {
@@ -91,6 +85,8 @@ pub(super) struct Upload {
     hasher: ChecksumHasher,
     md5: Option<(Md5, String)>,
     promised: Vec<(&'static str, String)>,
+    /// Promised to come behind the body.
+    announced: Vec<&'static str>,
     trailers: Option<TrailingHeaders>,
     length: u64,
     came: u64,
@@ -112,15 +108,18 @@ impl Upload {
         };
         let length =
             length.ok_or_else(|| said(S3ErrorCode::MissingContentLength, "how long is the body?"))?;
-        let mut promised = Vec::new();
+        let (mut promised, mut announced) = (Vec::new(), Vec::new());
         let mut hasher = ChecksumHasher::default();
         let trailing = header("x-amz-trailer").unwrap_or_default().to_ascii_lowercase();
         for name in CHECKSUMS {
-            let announced = trailing.split(',').any(|trailer| trailer.trim() == name);
-            if let Some(value) = header(name) {
-                promised.push((name, value.to_owned()));
-            } else if !announced {
-                continue;
+            let is_announced = trailing.split(',').any(|trailer| trailer.trim() == name);
+            if is_announced {
+                announced.push(name);
+            }
+            match header(name) {
+                Some(value) => promised.push((name, value.to_owned())),
+                None if is_announced => {}
+                None => continue,
             }
             match name {
                 "x-amz-checksum-crc32" => hasher.crc32 = Some(Crc32::new()),
@@ -132,7 +131,8 @@ impl Upload {
         }
         let md5 = header("content-md5").map(|value| (Md5::new(), value.to_owned()));
         let trailers = request.trailing_headers.clone();
-        Ok(Self { body, left: Bytes::new(), hasher, md5, promised, trailers, length, came: 0 })
+        let left = Bytes::new();
+        Ok(Self { body, left, hasher, md5, promised, announced, trailers, length, came: 0 })
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -144,6 +144,16 @@ impl Upload {
     /// # Errors
     /// `IncompleteBody`, `RequestTimeout`; what s3s found wrong with the body's own signature.
     pub(super) async fn next(&mut self, limit: usize) -> S3Result<Bytes> {
+        let to_come = self.length.saturating_sub(self.came).min(limit as u64);
+        let within = STALL + Duration::from_secs(to_come / LEAST_BYTES_PER_SECOND);
+        let next = tokio::time::timeout(within, self.gather(limit)).await;
+        next.map_err(|_| {
+            let text = format!("the body comes too slowly: {to_come} bytes took more than {within:?}");
+            said(S3ErrorCode::RequestTimeout, text)
+        })?
+    }
+
+    async fn gather(&mut self, limit: usize) -> S3Result<Bytes> {
         let to_come = self.length.saturating_sub(self.came).saturating_add(self.left.len() as u64);
         let mut piece = BytesMut::with_capacity(usize::try_from(to_come).unwrap_or(limit).min(limit));
         while piece.len() < limit {
@@ -193,9 +203,9 @@ impl Upload {
     /// Whether what came is what was promised. To be called at the end of the body.
     ///
     /// # Errors
-    /// `BadDigest`, naming the checksum.
+    /// `BadDigest`, naming the checksum; `InvalidRequest` when one that was announced did not come.
     pub(super) fn check(self) -> S3Result<()> {
-        let Self { hasher, md5, mut promised, trailers, .. } = self;
+        let Self { hasher, md5, mut promised, announced, trailers, .. } = self;
         if let Some((md5, wanted)) = md5
             && base64(&md5.finalize()) != wanted.trim()
         {
@@ -203,6 +213,10 @@ impl Upload {
         }
         let trailers = trailers.and_then(|trailers| trailers.take()).unwrap_or_default();
         promised.extend(in_trailers(&trailers));
+        if let Some(missing) = announced.into_iter().find(|name| !trailers.contains_key(*name)) {
+            let text = format!("{missing} was announced and did not come: nothing was written");
+            return Err(said(S3ErrorCode::InvalidRequest, text));
+        }
         let found = hasher.finalize();
         for (name, wanted) in promised {
             let found = match name {
@@ -254,6 +268,69 @@ mod tests {
         for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
         {
             assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    fn put(headers: &[(&'static str, &'static str)]) -> S3Request<()> {
+        let pairs = headers.iter().map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
+        S3Request {
+            input: (),
+            method: http::Method::PUT,
+            uri: http::Uri::from_static("/b/k"),
+            headers: pairs.collect(),
+            extensions: http::Extensions::new(),
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        }
+    }
+
+    fn body(
+        pieces: impl futures::Stream<Item = &'static [u8]> + Send + Sync + 'static,
+    ) -> Option<StreamingBlob> {
+        Some(StreamingBlob::wrap(pieces.map(|piece| Ok::<_, std::io::Error>(Bytes::from_static(piece)))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        // A byte whenever it would be taken for gone.
+        let drips = futures::stream::unfold((), async |()| {
+            tokio::time::sleep(STALL - Duration::from_secs(1)).await;
+            Some((&b"x"[..], ()))
+        });
+        let length: i64 = 1 << 30;
+        let mut upload = Upload::new(&put(&[]), body(drips), Some(length)).unwrap();
+        let began = tokio::time::Instant::now();
+        let limit = 16 << 20;
+        assert_eq!(upload.next(limit).await.unwrap_err().code(), &S3ErrorCode::RequestTimeout);
+        let most = 2 * STALL + Duration::from_secs(limit as u64 / LEAST_BYTES_PER_SECOND);
+        assert!(began.elapsed() < most, "{:?}", began.elapsed());
+        // Slow is not too slow.
+        let slowly = futures::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Some((&[7; 2 << 20][..], ()))
+        });
+        let mut upload = Upload::new(&put(&[]), body(slowly), Some(length)).unwrap();
+        assert_eq!(upload.next(limit).await.unwrap().len(), limit);
+    }
+
+    #[tokio::test]
+    async fn a_checksum_that_was_announced_must_come() {
+        let announces = [("x-amz-trailer", "X-Amz-Checksum-CRC32")];
+        for (headers, is_refused) in [(&announces[..], true), (&[], false)] {
+            let whole = body(futures::stream::iter([&b"hello"[..]]));
+            let mut upload = Upload::new(&put(headers), whole, Some(5)).unwrap();
+            assert_eq!(upload.next(10).await.unwrap(), "hello");
+            match upload.check() {
+                Err(e) if is_refused => {
+                    assert_eq!(e.code(), &S3ErrorCode::InvalidRequest);
+                    assert!(e.message().unwrap().contains("x-amz-checksum-crc32"), "{e:?}");
+                }
+                checked => assert!(!is_refused && checked.is_ok(), "{checked:?}"),
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A small object is one request to the store; a larger one goes in parts as it comes, and becomes an object only
 //! when all of it has come and is what the client promised. An upload in parts is the store's own, under its own id:
-//! any node can take the next part. Content types, metadata and tags are not passed on.
+//! any node can take the next part.
 //!
 //! Invariant: a write that began goes on to its end or is undone, even if its client has gone.
 
@@ -19,13 +19,14 @@ use s3s::{
 };
 
 use super::{
+    attributes,
     errors::{said, told},
     inner::Inner,
     uploads::Upload,
 };
 use crate::{
     namespace::NamespacePath,
-    origin::{Writer, Written},
+    origin::{Described, Writer, Written},
 };
 
 /// Objects up to here are written in one request; larger ones in parts of this size.
@@ -102,16 +103,17 @@ impl Inner {
         let input = &request.input;
         let (path, writer) = self.writer(&input.bucket, &input.key)?;
         let is_new = is_new(input.if_none_match.as_ref(), input.if_match.as_ref())?;
+        let described = attributes::described(&request.headers, &request.uri)?;
         let mut upload = Upload::new(&request, body, input.content_length)?;
         let _room = self.uploads.room(PIECE_BYTES).await?;
         let first = upload.next(PIECE_BYTES).await?;
         let tag = if (first.len() as u64) < upload.length() {
-            self.put_in_parts(&writer, upload, first, is_new).await?
+            self.put_in_parts(&writer, upload, first, is_new, &described).await?
         } else {
             // The end of the body, and with it its trailers.
             upload.next(1).await?;
             upload.check()?;
-            match writer.put(first, is_new).await.map_err(|e| told(&e))? {
+            match writer.put(first, is_new, &described).await.map_err(|e| told(&e))? {
                 Written::Done(tag) => tag,
                 Written::Exists => return Err(exists()),
             }
@@ -126,11 +128,13 @@ impl Inner {
         mut upload: Upload,
         first: bytes::Bytes,
         is_new: bool,
+        described: &Described,
     ) -> S3Result<Option<String>> {
+        // Before so much is sent.
         if is_new && writer.exists().await.map_err(|e| told(&e))? {
             return Err(exists());
         }
-        let id = writer.begin().await.map_err(|e| told(&e))?;
+        let id = writer.begin(described).await.map_err(|e| told(&e))?;
         let parts = async {
             let (mut tags, mut piece) = (Vec::new(), first);
             while !piece.is_empty() {
@@ -141,7 +145,7 @@ impl Inner {
                 piece = upload.next(PIECE_BYTES).await?;
             }
             upload.check()?;
-            writer.complete(&id, tags).await.map_err(|e| told(&e))
+            complete_upload(writer, &id, tags, is_new).await
         };
         let put = parts.await;
         if put.is_err()
@@ -158,7 +162,8 @@ impl Inner {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let CreateMultipartUploadInput { bucket, key, .. } = request.input;
         let (_, writer) = self.writer(&bucket, &key)?;
-        let id = writer.begin().await.map_err(|e| told(&e))?;
+        let described = attributes::described(&request.headers, &request.uri)?;
+        let id = writer.begin(&described).await.map_err(|e| told(&e))?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(bucket),
             key: Some(key),
@@ -177,6 +182,7 @@ impl Inner {
         let index = usize::try_from(input.part_number).ok().filter(|number| (1..=MAX_PARTS).contains(number));
         let index =
             index.ok_or_else(|| said(S3ErrorCode::InvalidArgument, "partNumber must be 1 to 10000"))? - 1;
+        attributes::check(&request.headers, &request.uri)?;
         let mut upload = Upload::new(&request, body, input.content_length)?;
         if upload.length() > MAX_PART_BYTES {
             let message = "parts of at most 64 MiB go through here: set a smaller part size in the client";
@@ -205,11 +211,7 @@ impl Inner {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = request.input;
         let (path, writer) = self.writer(&input.bucket, &input.key)?;
-        if is_new(input.if_none_match.as_ref(), input.if_match.as_ref())?
-            && writer.exists().await.map_err(|e| told(&e))?
-        {
-            return Err(exists());
-        }
+        let is_new = is_new(input.if_none_match.as_ref(), input.if_match.as_ref())?;
         let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let mut tags = Vec::new();
         for (part, number) in parts.into_iter().zip(1..) {
@@ -222,7 +224,7 @@ impl Inner {
         if tags.is_empty() {
             return Err(said(S3ErrorCode::InvalidPart, "an upload has at least one part"));
         }
-        let tag = writer.complete(&input.upload_id, tags).await.map_err(|e| told(&e))?;
+        let tag = complete_upload(&writer, &input.upload_id, tags, is_new).await?;
         self.forget(&path);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -301,6 +303,23 @@ impl Inner {
         writer.delete().await.map_err(|e| told(&e))?;
         self.forget(&path);
         Ok(())
+    }
+}
+
+/// Makes an object of parts. That there must be none is the store's to see to; one that passes the condition over
+/// is asked right before.
+async fn complete_upload(
+    writer: &Writer,
+    id: &String,
+    tags: Vec<String>,
+    is_new: bool,
+) -> S3Result<Option<String>> {
+    if is_new && writer.exists().await.map_err(|e| told(&e))? {
+        return Err(exists());
+    }
+    match writer.complete(id, tags, is_new).await.map_err(|e| told(&e))? {
+        Written::Done(tag) => Ok(tag),
+        Written::Exists => Err(exists()),
     }
 }
 
