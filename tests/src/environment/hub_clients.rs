@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{
     Result,
     cache::{python, virtual_environment},
+    torch::transformers_torch,
 };
 
 const OLD_PINS: &[&str] = &["huggingface_hub==0.36.2", "hf_transfer==0.1.9", "hf_xet==1.8.0"];
@@ -26,6 +27,8 @@ pub enum HubClient {
     Old,
     /// `transformers`, over `huggingface_hub` 2.4.0.
     Transformers,
+    /// An older `transformers`, over `huggingface_hub` 0.36.2, with PyTorch: to be had as root on Debian.
+    TransformersTorch,
 }
 
 impl HubClient {
@@ -35,6 +38,7 @@ impl HubClient {
     /// What is missing, with the end of the installer's log.
     pub fn bin(self) -> Result<PathBuf> {
         let dir = match self {
+            Self::TransformersTorch => return Ok(transformers_torch()?.with_file_name("")),
             Self::New => return Ok(python()?.with_file_name("")),
             Self::Old => virtual_environment("hub-old", OLD_PINS, &[])?,
             Self::Transformers => virtual_environment("transformers", TRANSFORMERS_PINS, &[])?,
@@ -48,6 +52,7 @@ impl HubClient {
             Self::New => ("huggingface_hub", "2.4.0"),
             Self::Old => ("huggingface_hub", "0.36.2"),
             Self::Transformers => ("transformers", "5.24.0"),
+            Self::TransformersTorch => ("transformers", "4.44.2"),
         }
     }
 }

@@ -34,6 +34,14 @@ const S3_NEEDS: &[&str] = &[
     "psutil==7.2.2",
     "redis==8.1.0",
 ];
+/// The last of `transformers` that works with PyTorch 1.
+const TRANSFORMERS_PINS: &[&str] = &[
+    "transformers==4.44.2",
+    "huggingface_hub==0.36.2",
+    "numpy==1.26.4",
+    "safetensors==0.4.5",
+    "tokenizers==0.19.1",
+];
 /// What is unpacked: Debian 12 has 1.13.1.
 const PACKAGE: &str = "python3-torch";
 const PYTHON: &str = "/usr/bin/python3";
@@ -83,6 +91,17 @@ pub fn s3_torch() -> Result<PathBuf> {
         Ok(dir.join("python"))
     })
     .clone()
+}
+
+/// As [`debian_torch`], with `transformers`.
+///
+/// # Errors
+/// As there.
+pub(super) fn transformers_torch() -> Result<PathBuf> {
+    let root = debian_torch()?.with_file_name("root");
+    let pins = [TRANSFORMERS_PINS, &[PACKAGE]].concat();
+    let dir = part("transformers-torch", &pins, |dir| environment(dir, &root, &[], TRANSFORMERS_PINS))?;
+    Ok(dir.join("python"))
 }
 
 /// An environment of Debian's own Python that sees what is unpacked in `root`, and `python` that starts it; with

@@ -5,6 +5,7 @@ mod answers;
 mod clients;
 mod hostile;
 mod lasting;
+mod torch;
 
 use std::{
     collections::BTreeMap,
@@ -62,9 +63,13 @@ fn small() -> HubSettings {
 
 /// The real model, as a repository.
 fn minilm() -> HubSettings {
-    let dir = minilm_dir();
+    repository(&minilm_dir())
+}
+
+/// The files below a directory, as a repository.
+fn repository(dir: &Path) -> HubSettings {
     let mut files = Vec::new();
-    let mut pending = vec![dir.clone()];
+    let mut pending = vec![dir.to_owned()];
     while let Some(at) = pending.pop() {
         for entry in std::fs::read_dir(at).expect("readable") {
             let path = entry.expect("readable").path();
@@ -72,7 +77,7 @@ fn minilm() -> HubSettings {
                 pending.push(path);
                 continue;
             }
-            let name = path.strip_prefix(&dir).expect("below").to_str().expect("text").to_owned();
+            let name = path.strip_prefix(dir).expect("below").to_str().expect("text").to_owned();
             files.push(file(&name, std::fs::read(&path).expect("readable")));
         }
     }
