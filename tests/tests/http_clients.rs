@@ -231,7 +231,7 @@ async fn curl_loads_by_http2_whole_in_ranges_and_many_at_once() {
         assert!(parts.collect::<Vec<_>>().concat() == served.original);
     })
     .await;
-    let what = "HTTP/2 by prior knowledge: whole, a range, forty ranges at once; while it comes, and whole";
+    let what = "by HTTP/2 (prior knowledge), a range, forty ranges at once, while it comes, and whole";
     conformance::record(DOOR, "curl", &version, what);
 }
 
@@ -253,7 +253,7 @@ async fn h2load_has_forty_requests_under_way_on_one_connection() {
         assert!(said.contains(&bytes), "not {bytes}:\n{said}");
     })
     .await;
-    let what = "HTTP/2: forty requests at once on one connection, while it comes, and whole";
+    let what = "by HTTP/2, forty requests at once on one connection, while it comes, and whole";
     conformance::record(DOOR, "h2load", &version, what);
 }
 
