@@ -1,7 +1,7 @@
 //! The bodies of uploads: read by pieces, held to what the client promised of them.
 //!
-//! Invariant: what all uploads together hold in memory is bounded by [`Uploads`]; who would hold more waits, and is
-//! told to come again when that takes too long.
+//! Invariants: what all uploads together hold in memory is bounded by [`Uploads`]; who would hold more waits, and is
+//! told to come again when that takes too long; who sends too slowly holds nothing for ever.
 
 use std::{sync::Arc, time::Duration};
 
@@ -94,7 +94,7 @@ pub(super) struct Upload {
 
 impl Upload {
     /// # Errors
-    /// `MissingContentLength`; `NotImplemented` for a checksum that nobody here can compute.
+    /// `MissingContentLength`.
     pub(super) fn new<T>(
         request: &S3Request<T>,
         body: Option<StreamingBlob>,
