@@ -1,3 +1,5 @@
+//! A client that says frame by frame what it is told to, against a real listener; knows no route of a door.
+
 use std::{net::SocketAddr, sync::atomic::AtomicUsize};
 
 use tokio::{
@@ -282,20 +284,20 @@ async fn a_head_without_an_end_is_bounded() {
 
 #[tokio::test]
 async fn a_connection_without_streams_ends_after_the_idle_timeout() {
-    let idle_timeout = Duration::from_millis(200);
+    let idle_timeout = Duration::from_secs(1);
     let running = running(8, idle_timeout).await;
     // Only the beginning of a preface; all of it; one answer and then nothing.
     let mut begun = TcpStream::connect(running.addr).await.unwrap();
     begun.write_all(&PREFACE[..4]).await.unwrap();
     let mut quiet = Raw::connect(running.addr, &[]).await;
     let mut asked = Raw::connect(running.addr, &[]).await;
+    let began = Instant::now();
     asked.ask(1, "/").await;
     assert!(is_ok(&asked.next_of(&[HEADERS]).await.unwrap()));
-    let began = Instant::now();
     for raw in [&mut quiet, &mut asked] {
         assert!(raw.next_of(&[GOAWAY]).await.is_some(), "it is told");
     }
-    assert!(began.elapsed() >= idle_timeout / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() >= idle_timeout, "{:?}", began.elapsed());
     drop((quiet, asked));
     running.shutdown.cancel();
     drop(begun);
