@@ -604,10 +604,23 @@ pub struct VerifyReport {
     pub chunks: u64,
     /// Bytes re-hashed.
     pub bytes: u64,
-    /// Chunks that did not have their hash.
+    /// Chunks that did not have their hash, or are gone with their file; those found by an earlier look and not
+    /// fetched again since included.
     pub corrupt: Vec<CorruptChunk>,
     /// Of these, fetched again and right now.
     pub repaired: u64,
+    /// Files that somebody else removed from the disk or replaced.
+    #[serde(default)]
+    pub lost: Vec<String>,
+    /// Of these, back where they belong.
+    #[serde(default)]
+    pub restored: u64,
+    /// Chunks that were asked for and have not come yet: neither hashed nor fetched.
+    #[serde(default)]
+    pub not_here_chunks: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub not_here_bytes: u64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -640,7 +653,7 @@ pub struct CorruptChunk {
     pub offset: u64,
     /// Length.
     pub bytes: u32,
-    /// The hash it should have.
+    /// The hash it should have; empty where that is not known any more.
     pub hash: String,
 }
 

@@ -32,7 +32,7 @@ use crate::{
     store::{Lease, Published, WantedFiles},
 };
 
-/// How often a pull starts over because the origin changed under it.
+/// How often a pull starts over because the origin or the disk changed under it.
 const RESTARTS_MAX: usize = 3;
 
 /// How an artifact is cut, as the swarm wants to know it.
@@ -72,6 +72,10 @@ pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Repor
             Err(e) if origin_changed(&e) && restarts < RESTARTS_MAX => {
                 tracing::warn!(reference = %reference, error = %e, "origin changed: starting over on the new version");
                 outdated = Some(swarm);
+                restarts += 1;
+            }
+            Err(e) if !engine.store.lost(swarm).is_empty() && restarts < RESTARTS_MAX => {
+                tracing::warn!(reference = %reference, error = %e, "files were removed under the pull: fetching them anew");
                 restarts += 1;
             }
             done => return done,

@@ -1,6 +1,13 @@
-//! Re-hashing what is here, and fetching again what is wrong.
+//! Re-hashing what is here, and fetching again what is wrong. What never came is a pull's to fetch.
 
-use std::time::Instant;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use coordinatorless_p2p::{ChunkSet, ChunkStore, SwarmId};
 
@@ -22,22 +29,36 @@ use crate::{
 pub(crate) async fn verify(engine: &Engine, swarm: SwarmId, repair: bool) -> Result<VerifyReport> {
     let began = Instant::now();
     let (lease, blueprint) = taken(engine, swarm)?;
-    let held = engine.store.inventory(swarm)?.held;
+    let store = &engine.store;
+    let hashed_bytes = AtomicU64::new(0);
+    let found = store.verify(swarm, &|bytes| hashed_bytes.store(bytes, Ordering::Relaxed)).await?;
+    tell(&blueprint, &found);
+    let (broken, lost) = (store.broken(swarm), store.lost(swarm));
+    let is_broken: HashSet<u32> = broken.iter().map(|(index, _)| *index).collect();
+    let is_lost =
+        |chunk: &&CorruptChunk| lost.iter().any(|&f| blueprint.files[f].path.as_str() == chunk.path);
+    let hashed_in_vain = found.iter().filter(|chunk| !is_lost(chunk)).count() as u64;
+    let held = store.inventory(swarm)?.held;
+    let wanted = fetch::wanted_chunks(&blueprint, &store.wanted(swarm));
+    let not_here: Vec<u32> =
+        wanted.iter().filter(|index| !held.contains(*index) && !is_broken.contains(index)).collect();
     let lens = blueprint.chunk_lens();
-    let bytes = held.iter().map(|c| u64::from(lens[c as usize])).sum();
-    let corrupt = engine.store.verify(swarm, &|_| {}).await?;
-    tell(&blueprint, &corrupt);
     let mut report = VerifyReport {
         reference: blueprint.reference.clone(),
-        chunks: held.len().into(),
-        bytes,
+        chunks: u64::from(held.len()) + hashed_in_vain,
+        bytes: hashed_bytes.into_inner(),
+        corrupt: broken.into_iter().map(|(_, chunk)| chunk).collect(),
         repaired: 0,
+        lost: lost.iter().map(|&file| blueprint.files[file].path.to_string()).collect(),
+        restored: 0,
+        not_here_chunks: not_here.len() as u64,
+        not_here_bytes: not_here.iter().map(|&index| u64::from(lens[index as usize])).sum(),
         seconds: 0.0,
-        corrupt,
     };
     if repair {
         mend(engine, &lease, &blueprint).await?;
-        report.repaired = report.corrupt.len() as u64;
+        report.repaired = (report.corrupt.len() as u64).saturating_sub(store.broken(swarm).len() as u64);
+        report.restored = (report.lost.len() as u64).saturating_sub(store.lost(swarm).len() as u64);
     }
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
@@ -51,13 +72,11 @@ pub(crate) async fn scrub(engine: &Engine, swarm: SwarmId, bytes_per_second: u64
     let (lease, blueprint) = taken(engine, swarm)?;
     let corrupt = engine.store.scrub(swarm, bytes_per_second, &|_| {}).await?;
     tell(&blueprint, &corrupt);
-    if !corrupt.is_empty() {
-        mend(engine, &lease, &blueprint).await?;
-    }
+    mend(engine, &lease, &blueprint).await?;
     Ok(corrupt.len())
 }
 
-fn taken(engine: &Engine, swarm: SwarmId) -> Result<(Lease, std::sync::Arc<Blueprint>)> {
+fn taken(engine: &Engine, swarm: SwarmId) -> Result<(Lease, Arc<Blueprint>)> {
     let lease = engine.store.lease(swarm)?;
     let blueprint = engine.store.blueprint(swarm).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("artifact {} is not on this node", swarm.short()))
@@ -72,22 +91,30 @@ fn tell(blueprint: &Blueprint, corrupt: &[CorruptChunk]) {
     }
 }
 
-/// Fetches whatever a wanted file lacks, found rotten now or earlier, and publishes it again.
-async fn mend(engine: &Engine, lease: &Lease, blueprint: &Blueprint) -> Result<()> {
-    let store = &engine.store;
-    let wanted = store.wanted(lease.swarm);
-    let held = store.inventory(lease.swarm)?.held;
-    let mut lacking = ChunkSet::new(blueprint.chunk_count());
-    fetch::wanted_chunks(blueprint, &wanted).iter().filter(|c| !held.contains(*c)).for_each(|c| {
-        lacking.insert(c);
-    });
-    if lacking.is_empty() {
+/// Fetches what was here and is wrong or gone, found now or earlier, and publishes its files again.
+async fn mend(engine: &Engine, lease: &Lease, blueprint: &Arc<Blueprint>) -> Result<()> {
+    let (store, swarm) = (&engine.store, lease.swarm);
+    let ailing = store.ailing(swarm);
+    if ailing.is_empty() {
         return Ok(());
     }
-    fetch::refetch(engine, lease, lacking).await?;
-    for &file in &wanted {
-        store.publish_file(lease.swarm, file).await?;
+    // A file that is gone needs a place again.
+    let _room = store.admit(blueprint.clone(), &ailing).await?;
+    let mut lacking = ChunkSet::new(blueprint.chunk_count());
+    for (index, _) in store.broken(swarm) {
+        lacking.insert(index);
     }
-    store.publish(lease.swarm, &wanted).await?;
+    if !lacking.is_empty() {
+        fetch::refetch(engine, lease, lacking).await?;
+    }
+    for file in ailing {
+        if store.is_whole(lease, file) {
+            store.publish_file(swarm, file).await?;
+        }
+    }
+    // A pull that has not come to its end publishes the rest.
+    if store.is_complete(swarm) {
+        store.publish(swarm, &store.wanted(swarm)).await?;
+    }
     Ok(())
 }

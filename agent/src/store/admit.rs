@@ -17,14 +17,15 @@ use super::{
     Lease,
     artifact::{Artifact, FILES_DIR, FileState, PARTIAL_DIR, now_us},
     disk,
-    journal::{Journal, replace_file, sync_dir},
+    journal::{Journal, Record, replace_file, sync_dir},
     leftovers::Leftover,
+    looking::Stamp,
     shelf::{Shelf, disk_space},
     space::{Candidate, Demand, choose_victims, file_charge, overhead_charge},
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
-    manifest::Blueprint,
+    manifest::{Blueprint, Manifest},
 };
 
 /// How often victims are chosen anew when readers took a lease on those chosen before.
@@ -47,9 +48,13 @@ impl Shelf {
                 format!("file {past} of {} ({}): past the end", blueprint.reference, swarm.short()),
             ));
         }
-        let lease = match self.lease(swarm) {
-            Ok(lease) if lease.artifact.lacks(wanted).is_empty() => lease,
-            _ => self.admit_slowly(blueprint, swarm, wanted)?,
+        let known = self.lease(swarm).ok();
+        if let Some(lease) = &known {
+            self.look(&lease.artifact, wanted)?;
+        }
+        let lease = match known.filter(|lease| lease.artifact.lacks(wanted).is_empty()) {
+            Some(lease) => lease,
+            None => self.admit_slowly(blueprint, swarm, wanted)?,
         };
         lease.artifact.admitted_us.fetch_max(now_us(), Ordering::Relaxed);
         lease.artifact.touch();
@@ -68,15 +73,21 @@ impl Shelf {
             Some(lease) => lease.artifact.lacks(wanted),
             None => wanted.to_vec(),
         };
+        // What was lost is charged still.
+        let lost = lease.as_ref().map(|lease| lease.artifact.lost()).unwrap_or_default();
         let need = lacking
             .iter()
+            .filter(|file| !lost.contains(file))
             .map(|file| file_charge(blueprint.files[*file].size))
             .fold(fresh_charge, u64::saturating_add);
         let named = || format!("{} ({}) cannot be admitted", blueprint.reference, swarm.short());
         self.make_room(need, lacking.len() as u64).map_err(|e| e.context(named()))?;
         *self.charged.lock() += need;
         let admitted = match lease {
-            Some(lease) => self.allocate(&lease.artifact, &lacking).map(|()| lease),
+            Some(lease) => self
+                .remake(&lease.artifact)
+                .and_then(|()| self.allocate(&lease.artifact, &lacking))
+                .map(|()| lease),
             None => self.create(blueprint.clone(), swarm, fresh_charge).and_then(|artifact| {
                 self.allocate(&artifact, &lacking).inspect_err(|_| {
                     let _ = fs::remove_dir_all(&artifact.dir);
@@ -126,26 +137,66 @@ impl Shelf {
         })
     }
 
+    /// Makes the directory of an artifact again that somebody else removed, with nothing in it.
+    fn remake(&self, artifact: &Artifact) -> Result<()> {
+        let (dir, blueprint) = (&artifact.dir, artifact.dir.join("blueprint"));
+        if blueprint.exists() && dir.join("journal").exists() {
+            return Ok(());
+        }
+        tracing::warn!(artifact = %artifact.name(), dir = %dir.display(), "an artifact's directory was removed by somebody else; it is made again");
+        self.look(artifact, &artifact.wanted_files())?;
+        let at = || format!("artifact directory {} cannot be made again", dir.display());
+        for part in [PARTIAL_DIR, FILES_DIR] {
+            fs::create_dir_all(dir.join(part)).at(at)?;
+        }
+        {
+            let mut journal = artifact.journal.lock();
+            let records = artifact.told();
+            journal.rewrite(records.into_iter())?;
+        }
+        let manifest = {
+            let state = artifact.state();
+            state.manifest.and_then(|_| state.all_hashes())
+        };
+        if let Some(hashes) = manifest {
+            self.keep_manifest(artifact, &Manifest::new((*artifact.blueprint).clone(), hashes)?)?;
+        }
+        // Last: without it the next start throws the directory away.
+        replace_file(&dir.join("blueprint.new"), &blueprint, &artifact.blueprint.encode())?;
+        artifact.birth.store(birth(dir)?, Ordering::Release);
+        artifact.mark_all_dirty();
+        sync_dir(&self.artifacts_dir())
+    }
+
     /// Preallocates files, all or none.
     fn allocate(&self, artifact: &Artifact, files: &[usize]) -> Result<()> {
+        let dir = artifact.partial_dir();
+        fs::create_dir_all(&dir).at(|| format!("directory {} cannot be made", dir.display()))?;
+        let before: Vec<FileState> = files.iter().map(|file| artifact.state().files[*file]).collect();
         for (nth, file) in files.iter().enumerate() {
             let made = artifact.file(*file).and_then(|f| {
                 let path = artifact.partial_path(*file);
                 // Left by a crash in the middle of this loop.
                 let _ = fs::remove_file(&path);
-                disk::create_preallocated(&path, f.size).at(|| {
+                let made = disk::create_preallocated(&path, f.size);
+                made.and_then(|made| made.metadata()).at(|| {
                     format!("{} cannot be preallocated with {} bytes", artifact.file_name(*file), f.size)
                 })
             });
+            let made = made.map(|meta| {
+                let mut state = artifact.state();
+                state.stamps[*file] = Some(Stamp::of(&meta));
+                state.files[*file] = FileState::Partial { frozen: false };
+            });
             if let Err(e) = made {
-                for file in &files[..nth] {
-                    artifact.set_file(*file, FileState::Absent);
+                for (file, before) in files[..nth].iter().zip(&before) {
+                    artifact.set_file(*file, *before);
                     let _ = fs::remove_file(artifact.partial_path(*file));
                 }
                 return Err(explain_full(e, &self.dir));
             }
-            artifact.set_file(*file, FileState::Partial { frozen: false });
         }
+        files.iter().for_each(|file| artifact.note_wanted(*file));
         Ok(())
     }
 
@@ -284,11 +335,22 @@ impl Shelf {
 }
 
 impl Artifact {
-    /// Which of these files have no place on disk yet.
+    /// Has the journal say that somebody asked for a file, so that it is missed should it be gone after a
+    /// restart. Durable with the file itself.
+    pub(super) fn note_wanted(&self, file: usize) {
+        if let Err(e) = self.journal.lock().append(Record::Wanted(file as u32)) {
+            tracing::warn!(file = %self.file_name(file), error = %e, "it could not be noted that a file is wanted");
+        }
+    }
+
+    /// Which of these files have no place on disk yet, or none any more.
     fn lacks(&self, wanted: &[usize]) -> Vec<usize> {
         let state = self.state();
-        let mut lacking: Vec<usize> =
-            wanted.iter().copied().filter(|file| state.files[*file] == FileState::Absent).collect();
+        let mut lacking: Vec<usize> = wanted
+            .iter()
+            .copied()
+            .filter(|file| matches!(state.files[*file], FileState::Absent | FileState::Lost))
+            .collect();
         lacking.sort_unstable();
         lacking.dedup();
         lacking

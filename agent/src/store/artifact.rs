@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     index::{Change, Entry, PAGE_CHUNKS},
     journal::{Journal, Record},
+    looking::Stamp,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -48,6 +49,8 @@ pub(super) enum FileState {
     },
     /// In `files/`, never to be written again.
     Published,
+    /// Asked for, and not on the disk any more. Its room stays charged.
+    Lost,
 }
 
 /// An artifact on this disk.
@@ -59,7 +62,7 @@ pub(super) struct Artifact {
     pub(super) blueprint: Arc<Blueprint>,
     pub(super) dir: PathBuf,
     /// Tells this directory from an earlier one of the same swarm.
-    pub(super) birth: u64,
+    pub(super) birth: AtomicU64,
     /// Charged besides the files: directories, journal, blueprint, manifest, index.
     pub(super) overhead_bytes: u64,
     pub(super) journal: Mutex<Journal>,
@@ -85,6 +88,11 @@ pub(super) struct State {
     /// Said to be here by the journal, to be re-hashed before anyone sees them.
     pub(super) suspects: BTreeMap<u32, ChunkHash>,
     pub(super) files: Vec<FileState>,
+    /// What each file on the disk looked like when it was last known to be right; `None` for one that is not
+    /// there or not ours.
+    pub(super) stamps: Vec<Option<Stamp>>,
+    /// Were here and are not any more, with the hash they had where it is known.
+    pub(super) broken: BTreeMap<u32, Option<ChunkHash>>,
     /// The manifest's hash, once every chunk hash is known for good.
     pub(super) manifest: Option<ChunkHash>,
     pub(super) held_bytes: u64,
@@ -129,6 +137,8 @@ impl Artifact {
             hashes: vec![None; count as usize],
             suspects: BTreeMap::new(),
             files: vec![FileState::Absent; blueprint.files.len()],
+            stamps: vec![None; blueprint.files.len()],
+            broken: BTreeMap::new(),
             manifest: None,
             held_bytes: 0,
             unsynced: HashMap::new(),
@@ -146,7 +156,7 @@ impl Artifact {
             number,
             blueprint,
             dir,
-            birth,
+            birth: AtomicU64::new(birth),
             overhead_bytes,
             journal: Mutex::new(journal),
             pinned: AtomicBool::new(false),
@@ -217,7 +227,7 @@ impl Artifact {
     /// Where the file's bytes are, `None` while nobody asked for it.
     pub(super) fn current_path(&self, file: usize) -> Option<PathBuf> {
         match self.state().files[file] {
-            FileState::Absent => None,
+            FileState::Absent | FileState::Lost => None,
             FileState::Partial { .. } => Some(self.partial_path(file)),
             FileState::Published => Some(self.published_path(file)),
         }
@@ -272,6 +282,7 @@ impl Artifact {
         let Ok(place) = self.place(index) else { return };
         let mut state = self.state();
         state.suspects.remove(&index);
+        state.broken.remove(&index);
         if let Some((number, file)) = file {
             state.unsynced.entry(number).or_insert(file);
         }
@@ -324,7 +335,9 @@ impl Artifact {
     /// A suspect turned out not to be here.
     pub(super) fn forget_suspect(&self, index: u32) {
         let mut state = self.state();
-        state.suspects.remove(&index);
+        if let Some(hash) = state.suspects.remove(&index) {
+            state.broken.insert(index, Some(hash));
+        }
         if state.manifest.is_none() && !state.held.contains(index) {
             state.hashes[index as usize] = None;
         }
@@ -360,7 +373,7 @@ impl Artifact {
         let pages = std::mem::take(&mut state.dirty_pages);
         let pages = pages.into_iter().map(|page| (page, state.page(page))).collect();
         let entry = Entry {
-            birth: self.birth,
+            birth: self.birth.load(Ordering::Acquire),
             pinned: self.pinned.load(Ordering::Acquire),
             last_used_us: self.last_used_us.load(Ordering::Relaxed),
             admitted_us: self.admitted_us.load(Ordering::Relaxed),
@@ -437,8 +450,11 @@ impl State {
     }
 
     fn take_out(&mut self, index: u32, place: ChunkPlace) -> bool {
-        self.suspects.remove(&index);
+        let suspect = self.suspects.remove(&index);
         let was = self.held.remove(index);
+        if was || suspect.is_some() {
+            self.broken.insert(index, suspect.or(self.hashes[index as usize]));
+        }
         if was {
             self.missing[place.file] += 1;
             self.held_bytes -= u64::from(place.bytes);

@@ -95,6 +95,13 @@ impl Shelf {
         if state.held.contains(index) {
             return Ok(true);
         }
+        if state.files[place.file] == FileState::Lost {
+            drop(state);
+            return Err(Error::new(
+                ErrorKind::UNAVAILABLE,
+                format!("{} was removed from the disk; pull it again", artifact.file_name(place.file)),
+            ));
+        }
         if state.files[place.file] == FileState::Absent {
             return Err(Error::new(
                 ErrorKind::Invalid,

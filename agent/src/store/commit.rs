@@ -6,7 +6,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    artifact::{Artifact, Pending},
+    artifact::{Artifact, FileState, Pending},
     fault::{Step, reach},
     index::Index,
     journal::{RECORD_BYTES, Record},
@@ -104,32 +104,40 @@ impl Shelf {
 
 /// Whether a journal has said the same things too often.
 fn is_overgrown(artifact: &Artifact) -> bool {
-    let needed = 2 * u64::from(artifact.chunk_count()) + super::JOURNAL_SLACK_RECORDS;
+    let (chunks, files) = (u64::from(artifact.chunk_count()), artifact.blueprint.files.len() as u64);
+    let needed = 2 * chunks + files + super::JOURNAL_SLACK_RECORDS;
     artifact.journal.lock().position() > needed * RECORD_BYTES as u64
 }
 
 /// Replaces a journal by what is true now. The index was told before that its positions are void.
 fn shorten_journal(artifact: &Artifact) {
     let mut journal = artifact.journal.lock();
-    let mut records: Vec<Record> = Vec::new();
-    {
-        let state = artifact.state();
-        for index in 0..artifact.chunk_count() {
-            let suspect = state.suspects.get(&index).copied();
-            let held = state.hashes[index as usize].filter(|_| state.held.contains(index));
-            // Written since the last commit, or not here at all: the index may promise older bytes.
-            let file = artifact.place(index).map(|place| place.file);
-            if held.is_none() || file.is_ok_and(|file| state.unsynced.contains_key(&file)) {
-                records.push(Record::Dropped(index));
-            }
-            records.extend(held.or(suspect).map(|hash| Record::Written(index, hash)));
-        }
-    }
+    let records = artifact.told();
     if let Err(e) = journal.rewrite(records.into_iter()) {
         tracing::warn!(artifact = %artifact.name(), error = %e, "the journal cannot be shortened");
     }
     drop(journal);
     artifact.mark_entry_dirty();
+}
+
+impl Artifact {
+    /// What a journal that begins now has to say. Called with the journal locked.
+    pub(super) fn told(&self) -> Vec<Record> {
+        let state = self.state();
+        let wanted = state.files.iter().enumerate().filter(|(_, file)| **file != FileState::Absent);
+        let mut records: Vec<Record> = wanted.map(|(number, _)| Record::Wanted(number as u32)).collect();
+        for index in 0..self.chunk_count() {
+            let suspect = state.suspects.get(&index).copied();
+            let held = state.hashes[index as usize].filter(|_| state.held.contains(index));
+            // Written since the last commit, or not here at all: the index may promise older bytes.
+            let file = self.place(index).map(|place| place.file);
+            if held.is_none() || file.is_ok_and(|file| state.unsynced.contains_key(&file)) {
+                records.push(Record::Dropped(index));
+            }
+            records.extend(held.or(suspect).map(|hash| Record::Written(index, hash)));
+        }
+        records
+    }
 }
 
 /// Takes a file's chunks out of a change, to be committed another time.

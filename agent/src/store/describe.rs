@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt,
     sync::{Arc, atomic::Ordering},
 };
@@ -37,6 +38,10 @@ impl Shelf {
 
     fn describe(&self, artifact: &Artifact, resident: bool) -> ArtifactInfo {
         let wanted = artifact.wanted_files();
+        // What is told next is true of the disk, not of what was there once.
+        if let Err(e) = self.look(artifact, &wanted) {
+            tracing::warn!(artifact = %artifact.name(), error = %e, "what is on the disk cannot be looked at");
+        }
         let (manifest, done_bytes) = {
             let state = artifact.state();
             (state.manifest, state.held_bytes)
@@ -95,8 +100,23 @@ impl Shelf {
             Manifest::etag_of(state.hashes[chunks.start as usize..chunks.end as usize].iter().flatten())
         };
         let at = || format!("{} cannot be opened", artifact.file_name(number));
-        let file = File::open(artifact.published_path(number)).at(at)?;
-        let modified = file.metadata().at(at)?.mtime().max(0) as u64;
+        let opened =
+            File::open(artifact.published_path(number)).and_then(|file| Ok((file.metadata()?, file)));
+        let (meta, file) = match opened {
+            Ok((meta, file)) if self.is_stamped(artifact, number, &meta) => (meta, file),
+            Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(e).at(at);
+            }
+            Ok(_) | Err(_) => {
+                self.look(artifact, &[number])?;
+                let text = format!(
+                    "{} is not what was published any more; pull it again",
+                    artifact.file_name(number)
+                );
+                return Err(Error::new(ErrorKind::UNAVAILABLE, text));
+            }
+        };
+        let modified = meta.mtime().max(0) as u64;
         let bytes = artifact.file(number)?.size;
         artifact.touch();
         Ok(OpenedFile { file: Arc::new(file), bytes, etag, modified, lease: Arc::new(lease) })

@@ -1,4 +1,5 @@
-//! The journal of one artifact: which chunks were written, since when the index may not know.
+//! The journal of one artifact: which files are wanted, and which chunks were written since when the index
+//! may not know.
 //!
 //! Append-only records of fixed length, each with its own checksum, keyed by the swarm so that a
 //! stale block of another file never passes for one. Not synced per record: after a loss of power
@@ -15,11 +16,12 @@ use coordinatorless_p2p::{ChunkHash, SwarmId};
 
 use crate::error::{IoContext, Result};
 
-/// Bytes of a record: index, kind, hash, checksum.
+/// Bytes of a record: index or file number, kind, hash, checksum.
 pub(super) const RECORD_BYTES: usize = 4 + 4 + 32 + 8;
 
 const WRITTEN: u32 = 1;
 const DROPPED: u32 = 2;
+const WANTED: u32 = 3;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(super) enum Record {
     Written(u32, ChunkHash),
     /// The chunk is no longer to be trusted.
     Dropped(u32),
+    /// Somebody asked for the file with this number.
+    Wanted(u32),
 }
 
 /// An open journal.
@@ -138,6 +142,7 @@ fn encode(record: Record, key: &[u8; 32]) -> [u8; RECORD_BYTES] {
     let (index, kind, hash) = match record {
         Record::Written(index, hash) => (index, WRITTEN, hash.0),
         Record::Dropped(index) => (index, DROPPED, [0; 32]),
+        Record::Wanted(file) => (file, WANTED, [0; 32]),
     };
     let mut raw = [0; RECORD_BYTES];
     raw[0..4].copy_from_slice(&index.to_le_bytes());
@@ -156,6 +161,7 @@ fn decode(raw: &[u8], key: &[u8; 32]) -> Option<Record> {
     match u32::from_le_bytes(raw[4..8].try_into().ok()?) {
         WRITTEN => Some(Record::Written(index, ChunkHash(raw[8..40].try_into().ok()?))),
         DROPPED => Some(Record::Dropped(index)),
+        WANTED => Some(Record::Wanted(index)),
         _ => None,
     }
 }
@@ -183,6 +189,7 @@ mod tests {
             Record::Written(3, ChunkHash::of(b"a")),
             Record::Dropped(3),
             Record::Written(9, ChunkHash::of(b"b")),
+            Record::Wanted(2),
         ];
         let (mut journal, old) = Journal::open(path.clone(), swarm).unwrap();
         assert!(old.is_empty());

@@ -36,6 +36,7 @@ mod kept;
 mod leftovers;
 mod links;
 mod lock;
+mod looking;
 mod opened;
 mod orders;
 mod places;
@@ -53,6 +54,7 @@ pub(crate) use self::disk::read_if_resident;
 pub use self::{keeping::Keeping, opened::OpenedFile};
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
@@ -297,8 +299,9 @@ impl Store {
         self.blocking(move |shelf| shelf.open_file(swarm, &path)).await
     }
 
-    /// Re-hashes every chunk that should be here; those that are wrong are dropped from presence
-    /// and their files unpublished. `progress` hears the bytes done.
+    /// Looks at every file, then re-hashes every chunk that should be here; those that are wrong or gone are
+    /// dropped from presence and their files unpublished. `progress` hears the bytes done. Which chunks were
+    /// dropped since it began.
     ///
     /// # Errors
     /// `NotFound`.
@@ -325,19 +328,35 @@ impl Store {
         // the order of eviction.
         let lease = self.shelf.lease(swarm)?;
         let began = tokio::time::Instant::now();
-        let (mut done, mut corrupt, mut next) = (0u64, Vec::new(), Some(0));
+        let before: HashSet<u32> = lease.artifact.broken().into_iter().map(|(index, _)| index).collect();
+        let (mut done, mut next) = (0u64, Some(0));
         while let Some(from) = next {
             let artifact = lease.artifact.clone();
             let found =
                 self.blocking(move |shelf| shelf.verify_some(&artifact, from, VERIFY_STEP_BYTES)).await?;
             done += found.bytes;
             progress(done);
-            corrupt.extend(found.corrupt);
             next = found.next;
             let due = Duration::from_secs_f64(done as f64 / bytes_per_second.max(1) as f64);
             tokio::time::sleep_until(began + due).await;
         }
-        Ok(corrupt)
+        let after = lease.artifact.broken().into_iter();
+        Ok(after.filter(|(index, _)| !before.contains(index)).map(|(_, chunk)| chunk).collect())
+    }
+
+    /// The chunks of an artifact that were here, turned out wrong or gone, and did not come back.
+    pub fn broken(&self, swarm: SwarmId) -> Vec<(u32, CorruptChunk)> {
+        self.shelf.artifact(swarm).map(|artifact| artifact.broken()).unwrap_or_default()
+    }
+
+    /// The files of an artifact that are not as they were said to be: gone, replaced, or with a chunk that is.
+    pub fn ailing(&self, swarm: SwarmId) -> WantedFiles {
+        self.shelf.artifact(swarm).map(|artifact| artifact.ailing()).unwrap_or_default()
+    }
+
+    /// Of these, those that somebody else removed or replaced.
+    pub fn lost(&self, swarm: SwarmId) -> WantedFiles {
+        self.shelf.artifact(swarm).map(|artifact| artifact.lost()).unwrap_or_default()
     }
 
     /// Keeps from eviction, or lets go. Durable when this returns.

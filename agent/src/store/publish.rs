@@ -20,6 +20,7 @@ use super::{
     disk,
     fault::{Step, reach},
     journal::{replace_file, sync_dir},
+    looking::Stamp,
     shelf::Shelf,
 };
 use crate::{
@@ -38,7 +39,11 @@ impl Shelf {
     pub(super) fn publish_file(&self, artifact: &Artifact, file: usize) -> Result<bool> {
         artifact.file(file)?;
         self.ensure_open()?;
+        self.look(artifact, &[file])?;
         self.recheck(artifact, file)?;
+        if artifact.is_foreign(file) {
+            self.thaw(artifact, file)?;
+        }
         let _turn = artifact.file_turn(file);
         let drops = {
             let state = artifact.state();
@@ -50,6 +55,7 @@ impl Shelf {
             };
             match state.files[file] {
                 FileState::Absent => return lacks("was not admitted".to_owned()),
+                FileState::Lost => return lacks("was removed from the disk; pull it again".to_owned()),
                 _ if !state.is_whole(file) => {
                     return lacks(format!("is not whole: {} chunks are missing", state.missing(file)));
                 }
@@ -58,9 +64,17 @@ impl Shelf {
             state.drops(file)
         };
         let at = || format!("{} cannot be opened", artifact.file_name(file));
-        let open = File::options().read(true).write(true).open(artifact.partial_path(file)).at(at)?;
+        let open = match File::options().read(true).write(true).open(artifact.partial_path(file)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.lose(artifact, file)?;
+                let text = format!("{} was removed from the disk; pull it again", artifact.file_name(file));
+                return Err(Error::with_source(ErrorKind::UNAVAILABLE, text, e));
+            }
+            opened => opened.at(at)?,
+        };
         self.check_digest(artifact, file, &open)?;
         self.make_durable(artifact, file, &open)?;
+        artifact.state().stamps[file] = Some(Stamp::of(&open.metadata().at(at)?));
         self.give_path(artifact, file, drops)?;
         Ok(true)
     }
@@ -306,11 +320,19 @@ impl Shelf {
     }
 
     /// Takes its path from a published file. Called with the file's turn taken.
-    fn take_path(&self, artifact: &Artifact, file: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn take_path(&self, artifact: &Artifact, file: usize) -> Result<()> {
         tracing::warn!(file = %artifact.file_name(file), leases = artifact.leases.load(std::sync::atomic::Ordering::Relaxed), "a published file lost a chunk and its path");
         self.unlink_model(artifact)?;
         let (from, to) = (artifact.published_path(file), artifact.partial_path(file));
-        fs::rename(&from, &to).at(|| format!("{} cannot be taken back", artifact.file_name(file)))?;
+        let at = || format!("{} cannot be taken back", artifact.file_name(file));
+        fs::create_dir_all(artifact.partial_dir()).at(at)?;
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return self.lose(artifact, file),
+            renamed => renamed.at(at)?,
+        }
         artifact.set_file(file, FileState::Partial { frozen: true });
         self.forget_handle(artifact, file);
         Ok(())
@@ -328,6 +350,8 @@ impl Shelf {
         }
         let size = artifact.file(file)?.size;
         let path = artifact.partial_path(file);
+        let dir = artifact.partial_dir();
+        fs::create_dir_all(&dir).at(|| format!("directory {} cannot be made", dir.display()))?;
         let fresh = path.with_extension("new");
         let _ = fs::remove_file(&fresh);
         if self.copy_good(artifact, file, &fresh).is_err() {
@@ -342,7 +366,12 @@ impl Shelf {
             disk::create_preallocated(&fresh, size).at(at)?;
         }
         fs::rename(&fresh, &path).at(|| format!("{} cannot be replaced", artifact.file_name(file)))?;
-        artifact.set_file(file, FileState::Partial { frozen: false });
+        let stamp = fs::symlink_metadata(&path).map(|meta| Stamp::of(&meta)).ok();
+        {
+            let mut state = artifact.state();
+            state.files[file] = FileState::Partial { frozen: false };
+            state.stamps[file] = stamp;
+        }
         self.forget_handle(artifact, file);
         Ok(())
     }

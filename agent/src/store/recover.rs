@@ -20,6 +20,7 @@ use super::{
     artifact::{Artifact, FileState},
     index::{Entry, Index},
     journal::{Journal, Record},
+    looking::Stamp,
     shelf::Shelf,
     space::overhead_charge,
 };
@@ -64,6 +65,9 @@ impl Shelf {
                     let artifact = Arc::new(artifact);
                     self.put(artifact.clone());
                     self.demote_broken(&artifact)?;
+                    if !artifact.lost().is_empty() {
+                        self.unlink_model(&artifact)?;
+                    }
                 }
                 None => remove_any(&found.path()).at(at)?,
             }
@@ -93,9 +97,9 @@ impl Shelf {
             (Some(index), Some(_)) => index.chunks(swarm)?,
             _ => Vec::new(),
         };
-        find_files(&artifact)?;
-        load_manifest(&artifact, dir);
         let said = replay(&artifact, &records, entry.map_or(0, |entry| entry.journal_bytes));
+        find_files(&artifact, &wanted(&artifact, &records, &said, &committed))?;
+        load_manifest(&artifact, dir);
         restore_chunks(&artifact, &committed, said);
         Ok(Some(artifact))
     }
@@ -157,9 +161,45 @@ fn read_blueprint(dir: &Path, swarm: SwarmId) -> Result<Option<(Blueprint, u64)>
     }
 }
 
-/// Looks where each file is. One of the wrong size never was whole, or was cut by somebody else.
-fn find_files(artifact: &Artifact) -> Result<()> {
+/// Which files somebody asked for: the journal says so, or a chunk of them was here.
+fn wanted(
+    artifact: &Artifact,
+    records: &[(u64, Record)],
+    said: &[Said],
+    committed: &[(u32, ChunkHash)],
+) -> Vec<Wanted> {
+    let mut wanted = vec![Wanted::No; artifact.blueprint.files.len()];
+    let written = (0u32..).zip(said).filter(|(_, said)| said.written.is_some()).map(|(index, _)| index);
+    for index in written.chain(committed.iter().map(|(index, _)| *index)) {
+        if let Ok(place) = artifact.place(index) {
+            wanted[place.file] = Wanted::Seen;
+        }
+    }
+    for (_, record) in records {
+        if let Record::Wanted(file) = record
+            && let Some(wanted) = wanted.get_mut(*file as usize)
+        {
+            *wanted = Wanted::Noted;
+        }
+    }
+    wanted
+}
+
+/// Whether somebody asked for a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    No,
+    /// An agent of a version that did not note it fetched some of it.
+    Seen,
+    /// The journal says so.
+    Noted,
+}
+
+/// Looks where each file is. One of the wrong size never was whole, or was cut by somebody else; one that was
+/// asked for and is nowhere was removed by somebody else.
+fn find_files(artifact: &Artifact, wanted: &[Wanted]) -> Result<()> {
     for (number, file) in artifact.blueprint.files.iter().enumerate() {
+        let mut is_wanted = wanted[number] != Wanted::No;
         let (whole, partial) = (artifact.published_path(number), artifact.partial_path(number));
         for (path, is_whole) in [(&whole, true), (&partial, false)] {
             let meta = match fs::symlink_metadata(path) {
@@ -170,6 +210,7 @@ fn find_files(artifact: &Artifact) -> Result<()> {
             if !meta.is_file() || meta.size() != file.size {
                 tracing::warn!(file = %path.display(), "removing a file that does not have its size");
                 remove_any(path).at(|| format!("file {} cannot be removed", path.display()))?;
+                is_wanted |= is_whole;
                 continue;
             }
             let frozen = meta.permissions().mode() & 0o200 == 0;
@@ -177,7 +218,16 @@ fn find_files(artifact: &Artifact) -> Result<()> {
                 number,
                 if is_whole { FileState::Published } else { FileState::Partial { frozen } },
             );
+            artifact.state().stamps[number] = Some(Stamp::of(&meta));
             break;
+        }
+        let is_there = artifact.state().files[number] != FileState::Absent;
+        if is_wanted && !is_there {
+            tracing::warn!(file = %artifact.file_name(number), "a file is not on the disk any more; the next pull fetches it again");
+            artifact.set_file(number, FileState::Lost);
+        }
+        if (is_wanted || is_there) && wanted[number] != Wanted::Noted {
+            artifact.note_wanted(number);
         }
     }
     Ok(())
@@ -202,7 +252,7 @@ fn load_manifest(artifact: &Artifact, dir: &Path) {
 fn replay(artifact: &Artifact, records: &[(u64, Record)], covered: u64) -> Vec<Said> {
     let mut said = vec![Said::default(); artifact.chunk_count() as usize];
     for (end, record) in records {
-        let (Record::Written(index, _) | Record::Dropped(index)) = *record;
+        let (Record::Written(index, _) | Record::Dropped(index)) = *record else { continue };
         let Some(chunk) = said.get_mut(index as usize) else { continue };
         match *record {
             Record::Written(_, hash) => {
@@ -214,6 +264,7 @@ fn replay(artifact: &Artifact, records: &[(u64, Record)], covered: u64) -> Vec<S
                 chunk.dropped_last = true;
                 chunk.dropped_since_commit |= *end > covered;
             }
+            Record::Wanted(_) => {}
         }
     }
     said
@@ -236,6 +287,13 @@ fn restore_chunks(artifact: &Artifact, committed: &[(u32, ChunkHash)], said: Vec
         let written = said.written.filter(|hash| known.is_none_or(|known| known == *hash));
         let trusted = match file {
             FileState::Absent => continue,
+            FileState::Lost => {
+                let hash = written.or(promised);
+                if hash.is_some() || said.dropped_last {
+                    artifact.state().broken.insert(index, hash.or(known));
+                }
+                continue;
+            }
             _ if said.dropped_last => None,
             // Synced, journal and all, before it got its path.
             FileState::Published => written.or(promised).or(known),
@@ -245,8 +303,14 @@ fn restore_chunks(artifact: &Artifact, committed: &[(u32, ChunkHash)], said: Vec
         match trusted {
             Some(hash) => artifact.insert(index, hash, None),
             None => {
-                if let Some(hash) = written {
-                    artifact.state().suspects.insert(index, hash);
+                let mut state = artifact.state();
+                match written {
+                    Some(hash) => drop(state.suspects.insert(index, hash)),
+                    // It was whole once.
+                    None if file == (FileState::Partial { frozen: true }) => {
+                        state.broken.insert(index, promised.or(known));
+                    }
+                    None => {}
                 }
             }
         }
@@ -254,6 +318,7 @@ fn restore_chunks(artifact: &Artifact, committed: &[(u32, ChunkHash)], said: Vec
     artifact.mark_all_dirty();
 }
 
-fn remove_any(path: &Path) -> io::Result<()> {
+/// Removes a file, a link, or a directory and all that is in it.
+pub(super) fn remove_any(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

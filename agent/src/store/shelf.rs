@@ -171,7 +171,7 @@ impl Shelf {
         }
         let state = artifact.state().files[file];
         let opened = match state {
-            FileState::Absent => Err(std::io::ErrorKind::NotFound.into()),
+            FileState::Absent | FileState::Lost => Err(std::io::ErrorKind::NotFound.into()),
             // 0600 and not frozen: the same handle serves the writers.
             FileState::Partial { frozen: false } => {
                 OpenOptions::new().read(true).write(true).open(artifact.partial_path(file))

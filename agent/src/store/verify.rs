@@ -1,18 +1,17 @@
 //! Looking for rot.
 //!
-//! Re-hashes what should be here. A chunk that is wrong leaves presence; its file leaves its path, and is
+//! Looks at every file first, then re-hashes what should be here. A chunk that is wrong leaves presence; its file leaves its path, and is
 //! copied before it is mended, so that whoever has it mapped sees no byte change under them.
 
 use coordinatorless_p2p::ChunkHash;
 
 use super::{artifact::Artifact, shelf::Shelf};
-use crate::{api::CorruptChunk, error::Result};
+use crate::error::Result;
 
 /// What one step of a verification found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) bytes: u64,
-    pub(super) corrupt: Vec<CorruptChunk>,
     /// The chunk to go on with; `None` at the end.
     pub(super) next: Option<u32>,
 }
@@ -23,7 +22,11 @@ impl Shelf {
     /// # Errors
     /// Those of the file system when a broken file cannot be taken back.
     pub(super) fn verify_some(&self, artifact: &Artifact, from: u32, limit_bytes: u64) -> Result<Findings> {
-        let mut findings = Findings::default();
+        let (mut findings, mut rotten) = (Findings::default(), false);
+        if from == 0 {
+            self.look_before_hashing(artifact)?;
+            self.recheck_all(artifact)?;
+        }
         for index in from..artifact.chunk_count() {
             if findings.bytes >= limit_bytes {
                 findings.next = Some(index);
@@ -38,16 +41,10 @@ impl Shelf {
             if matches!(found, Ok(found) if found == hash) || !self.drop_chunk(artifact, index) {
                 continue;
             }
-            let path = artifact.file(place.file)?.path.to_string();
-            tracing::warn!(chunk = index, file = %path, artifact = %artifact.name(), "a chunk rotted");
-            findings.corrupt.push(CorruptChunk {
-                path,
-                offset: place.offset,
-                bytes: place.bytes,
-                hash: hash.to_string(),
-            });
+            tracing::warn!(chunk = index, file = %artifact.file_name(place.file), "a chunk rotted");
+            rotten = true;
         }
-        if !findings.corrupt.is_empty() {
+        if rotten {
             self.demote_broken(artifact)?;
         }
         Ok(findings)

@@ -6,6 +6,7 @@ mod crash;
 mod eviction;
 mod file_systems;
 mod full_disk;
+mod meddling;
 mod mounts;
 mod recovery;
 mod reference_model;

@@ -65,11 +65,14 @@ impl Verify {
 fn judge(reports: &[VerifyReport]) -> Result<()> {
     let found: u64 = reports.iter().map(|r| r.corrupt.len() as u64).sum();
     let repaired: u64 = reports.iter().map(|r| r.repaired).sum();
-    if repaired >= found {
-        return Ok(());
-    }
-    let left = units::count(found - repaired, "chunk");
-    Err(Failure::new(ErrorKind::Corrupt, format!("{left} do not have their hash"))
+    let lost: u64 = reports.iter().map(|r| r.lost.len() as u64).sum();
+    let restored: u64 = reports.iter().map(|r| r.restored).sum();
+    let wrong = match (found.saturating_sub(repaired), lost.saturating_sub(restored)) {
+        (0, 0) => return Ok(()),
+        (0, files) => format!("{} removed or replaced on the disk", units::count(files, "file")),
+        (chunks, _) => format!("{} do not have their hash", units::count(chunks, "chunk")),
+    };
+    Err(Failure::new(ErrorKind::Corrupt, wrong)
         .advice("they are out of use now: run `preload pull` or `preload verify` again to fetch them anew")
         .answered())
 }
@@ -89,10 +92,19 @@ mod tests {
             bytes: 9,
             corrupt: vec![chunk],
             repaired: 0,
+            lost: vec![],
+            restored: 0,
+            not_here_chunks: 3,
+            not_here_bytes: 3,
             seconds: 0.1,
         };
         assert_eq!(judge(std::slice::from_ref(&report)).unwrap_err().exit, 7);
         report.repaired = 1;
+        assert!(judge(std::slice::from_ref(&report)).is_ok());
+        // An empty file has no chunk that could be wrong.
+        report.lost.push("empty".to_owned());
+        assert_eq!(judge(std::slice::from_ref(&report)).unwrap_err().exit, 7);
+        report.restored = 1;
         assert!(judge(&[report]).is_ok());
         assert!(judge(&[]).is_ok());
     }

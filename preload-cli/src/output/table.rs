@@ -172,10 +172,30 @@ pub fn verify(report: &VerifyReport, width: Option<u16>) -> String {
         units::count(report.chunks, "chunk"),
         units::seconds(report.seconds)
     );
-    if report.corrupt.is_empty() {
-        return text + "all as they should be";
+    text += &match report.corrupt.len() {
+        0 if report.lost.is_empty() => "all as they should be".to_owned(),
+        0 => "these are as they should be".to_owned(),
+        wrong => format!("{wrong} corrupt, {} repaired", report.repaired),
+    };
+    if let Some(first) = report.lost.first() {
+        let more = report.lost.len() - 1;
+        let others =
+            if more > 0 { format!(" and {}", units::count(more as u64, "other")) } else { String::new() };
+        let gone = report.lost.len();
+        text += &format!(
+            "\n  removed or replaced on the disk: {first}{others}, {} of {gone} restored",
+            report.restored
+        );
     }
-    text += &format!("{} corrupt, {} repaired\n\n", report.corrupt.len(), report.repaired);
+    if report.not_here_chunks > 0 {
+        let left = units::count(report.not_here_chunks, "chunk");
+        let bytes = units::bytes(report.not_here_bytes);
+        text += &format!("\n  {bytes} in {left} not here yet: `preload pull` brings them");
+    }
+    if report.corrupt.is_empty() {
+        return text;
+    }
+    text += "\n\n";
     let rows = report
         .corrupt
         .iter()

@@ -172,6 +172,10 @@ fn rot_is_shown_with_its_place() {
         bytes: 512 << 20,
         corrupt: Vec::new(),
         repaired: 0,
+        lost: Vec::new(),
+        restored: 0,
+        not_here_chunks: 0,
+        not_here_bytes: 0,
         seconds: 0.3,
     };
     assert_shows(
@@ -192,6 +196,26 @@ s3://models/llama
 
 FILE               OFFSET     SIZE  SHOULD BE
 model.safetensors    4096  1.0 MiB  eeeeeeeeeeee",
+    );
+    report.corrupt.clear();
+    report.not_here_chunks = 2;
+    report.not_here_bytes = 3 << 20;
+    assert_shows(
+        &verify(&report, WIDTH),
+        "
+s3://models/llama
+  512.0 MiB in 512 chunks re-hashed in 300 ms: all as they should be
+  3.0 MiB in 2 chunks not here yet: `preload pull` brings them",
+    );
+    report.lost = vec!["empty".to_owned(), "model.safetensors".to_owned()];
+    report.restored = 1;
+    report.not_here_chunks = 0;
+    assert_shows(
+        &verify(&report, WIDTH),
+        "
+s3://models/llama
+  512.0 MiB in 512 chunks re-hashed in 300 ms: these are as they should be
+  removed or replaced on the disk: empty and 1 other, 1 of 2 restored",
     );
 }
 
