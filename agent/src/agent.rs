@@ -159,7 +159,7 @@ impl Agent {
     /// # Errors
     /// `Invalid` for a reference or pattern that cannot be parsed; later failures are in the status.
     pub fn pull(&self, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
-        self.inner.pulls.start(request)
+        self.inner.pulls.start(request, true)
     }
 
     /// Every pull that is running or ended lately, oldest first.

@@ -221,7 +221,7 @@ pub struct PullStatus {
     pub bytes_per_second: f64,
     /// Best guess of the time left; absent while there is none.
     pub eta_seconds: Option<f64>,
-    /// Time since the last chunk came, in seconds, once that is worth a word; absent while they come.
+    /// Time since the last chunk came, or since the origin was asked what it has, in seconds, once that is worth a word; absent while they come.
     #[serde(default)]
     pub quiet_seconds: Option<f64>,
     /// Neighbours exchanging with us now.
@@ -237,6 +237,9 @@ pub struct PullStatus {
     pub error: Option<Problem>,
     /// True if the origin could not be reached and a copy from before was used.
     pub stale: bool,
+    /// Why, and from when that copy is.
+    #[serde(default)]
+    pub stale_reason: Option<String>,
     /// How many asked for it and have not cancelled: it goes on while one is left.
     #[serde(default)]
     pub askers: usize,
@@ -273,6 +276,7 @@ impl PullStatus {
             manifest: None,
             error: None,
             stale: false,
+            stale_reason: None,
             askers: 1,
             priority: Priority::default(),
             deadline: None,
@@ -340,6 +344,9 @@ pub struct Plan {
     pub estimated_seconds: Option<f64>,
     /// Whether every chunk hash is known beforehand.
     pub manifest_known: bool,
+    /// Why this is not of what the origin has now, where it could not be asked.
+    #[serde(default)]
+    pub stale_reason: Option<String>,
     /// The wanted files.
     pub files: Vec<PlannedFile>,
 }

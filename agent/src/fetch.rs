@@ -28,7 +28,7 @@ use crate::{
     records,
     reference::Reference,
     report::Reporter,
-    resolve::Resolved,
+    resolve::{Looking, Resolved},
     store::{Lease, Published, WantedFiles},
 };
 
@@ -50,20 +50,26 @@ pub fn span_bytes(total: u64) -> u64 {
     (total / 128).clamp(4 << 20, 32 << 20)
 }
 
-/// Brings what `request` names onto this disk and gives it its path.
+/// Brings what `request` names onto this disk and gives it its path; `now`: what it names at this moment.
 ///
 /// Cancel-safe: what is stored stays and the next call resumes.
 ///
 /// # Errors
 /// As each step: resolving, room, origin and peers, digests, placing.
-pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Reporter) -> Result<Published> {
+pub(crate) async fn bring(
+    engine: &Engine,
+    request: &PullRequest,
+    now: bool,
+    report: &Reporter,
+) -> Result<Published> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
     let (mut restarts, mut outdated) = (0, None);
     engine.join().await;
     loop {
         report.phase(Phase::Resolving);
-        let resolved = engine.resolver.resolve(&reference, outdated).await?;
+        let looking = Looking { outdated, now };
+        let resolved = while_waiting(report, engine.resolver.resolve(&reference, looking)).await?;
         if request.require_manifest && resolved.manifest.is_none() {
             return Err(no_manifest(&reference));
         }
@@ -79,6 +85,17 @@ pub(crate) async fn bring(engine: &Engine, request: &PullRequest, report: &Repor
                 restarts += 1;
             }
             done => return done,
+        }
+    }
+}
+
+/// Has the status say how long nothing has been heard.
+async fn while_waiting<T>(report: &Reporter, waited_for: impl Future<Output = T>) -> T {
+    tokio::pin!(waited_for);
+    loop {
+        tokio::select! {
+            done = &mut waited_for => return done,
+            () = tokio::time::sleep(Duration::from_millis(500)) => report.beat(),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Host for AgentHost {
                 request.to = None;
                 request.hf_cache = None;
                 tracing::info!(peer = %from.short(), reference = %request.reference, "a peer asks this node to pull");
-                let status = self.pulls()?.start(request)?;
+                let status = self.pulls()?.start(request, false)?;
                 let id = status.borrow().id.clone();
                 Ok(id.into_bytes().into())
             }

@@ -12,6 +12,7 @@ use crate::{
     known::Known,
     origin::Patterns,
     reference::Reference,
+    resolve::Looking,
     services::Service,
 };
 
@@ -27,7 +28,7 @@ const ASKED_MAX: usize = 64;
 pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Option<f64>) -> Result<Plan> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-    let resolved = engine.resolver.resolve(&reference, None).await?;
+    let resolved = engine.resolver.resolve(&reference, Looking { outdated: None, now: true }).await?;
     let blueprint = &resolved.blueprint;
     let wanted: Vec<usize> =
         (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();
@@ -66,6 +67,7 @@ pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Optio
         peers: answers.len(),
         estimated_seconds: None,
         manifest_known: resolved.manifest.is_some(),
+        stale_reason: resolved.why_stale.clone(),
         files: Vec::with_capacity(wanted.len()),
     };
     let mut cross_zone_bytes = 0;

@@ -22,7 +22,7 @@ pub(crate) async fn publish(pulls: &Pulls, named: &str) -> Result<PublishReport>
     let reference: Reference = named.parse()?;
     engine.origins.check_publishable(&reference)?;
     let request = PullRequest { reference: named.to_owned(), ..PullRequest::default() };
-    let mut status = pulls.start(request)?;
+    let mut status = pulls.start(request, true)?;
     let ended: PullStatus = match status.wait_for(|status| status.phase.is_over()).await {
         Ok(ended) => ended.clone(),
         Err(_) => return Err(Error::new(ErrorKind::Cancelled, "this node is shutting down")),

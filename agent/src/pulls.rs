@@ -34,6 +34,7 @@ const AGENT_RETURNS: Duration = Duration::from_secs(5);
 
 struct Job {
     request: PullRequest,
+    now: bool,
     status: watch::Sender<PullStatus>,
     cancel: CancellationToken,
 }
@@ -63,8 +64,8 @@ impl Pulls {
     }
 
     /// Starts a pull after looking at what can be looked at now, or joins the one under way for the
-    /// same request.
-    pub(crate) fn start(&self, request: PullRequest) -> Result<watch::Receiver<PullStatus>> {
+    /// same request. `now`: somebody asks for what the origin has at this moment, not for what it had lately.
+    pub(crate) fn start(&self, request: PullRequest, now: bool) -> Result<watch::Receiver<PullStatus>> {
         if self.engine.cancel.is_cancelled() {
             return Err(stopping(SHUTTING_DOWN));
         }
@@ -85,7 +86,10 @@ impl Pulls {
         let (priority, deadline) = (request.priority.unwrap_or_default(), request.deadline);
         // It is the same pull however much it matters to whom.
         let request = PullRequest { priority: None, deadline: None, ..request };
-        let wanted = |job: &&Job| job.request == request && !job.cancel.is_cancelled();
+        let wanted = |job: &&Job| {
+            let is_the_same = job.request == request && job.now == now;
+            is_the_same && !job.cancel.is_cancelled()
+        };
         if let Some(job) = jobs.values().filter(running).find(wanted) {
             job.status.send_modify(|status| {
                 status.askers += 1;
@@ -107,10 +111,13 @@ impl Pulls {
         let fresh = PullStatus::new(format!("p{number}"), &request.reference);
         let (status, follow) = watch::channel(PullStatus { priority, deadline, ..fresh });
         let cancel = self.engine.cancel.child_token();
-        jobs.insert(number, Job { request: request.clone(), status: status.clone(), cancel: cancel.clone() });
+        jobs.insert(
+            number,
+            Job { request: request.clone(), now, status: status.clone(), cancel: cancel.clone() },
+        );
         let reporter = Reporter::new(self.totals.clone(), status);
         let engine = self.engine.clone();
-        self.tasks.spawn(async move { run(&engine, request, reporter, cancel).await });
+        self.tasks.spawn(async move { run(&engine, request, now, reporter, cancel).await });
         Ok(follow)
     }
 
@@ -167,7 +174,13 @@ fn stopping(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unavailable { retry_after: Some(AGENT_RETURNS) }, what)
 }
 
-async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: CancellationToken) {
+async fn run(
+    engine: &Engine,
+    request: PullRequest,
+    now: bool,
+    reporter: Reporter,
+    cancel: CancellationToken,
+) {
     let deadline = request.timeout_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     let limit = async {
         match deadline {
@@ -178,7 +191,7 @@ async fn run(engine: &Engine, request: PullRequest, reporter: Reporter, cancel: 
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(why_cut_short(engine, &request.reference)),
-        done = Box::pin(fetch::bring(engine, &request, &reporter)) => done,
+        done = Box::pin(fetch::bring(engine, &request, now, &reporter)) => done,
         () = limit => {
             let left = reporter.left_bytes();
             let text = format!("{} was not here after {:?} ({left} bytes to go)", request.reference, deadline.unwrap_or_default());

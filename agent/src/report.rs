@@ -101,6 +101,7 @@ impl Reporter {
             if phase == Phase::Resolving {
                 state.base = s.sources;
                 state.before = Progress::default();
+                state.heard = Instant::now();
             }
             s.phase = phase;
         });
@@ -114,6 +115,7 @@ impl Reporter {
             s.total_files = wanted.len() as u64;
             (s.done_bytes, s.done_files) = (0, 0);
             s.stale = resolved.stale;
+            s.stale_reason.clone_from(&resolved.why_stale);
         });
     }
 
@@ -230,7 +232,8 @@ impl Reporter {
 fn pace(s: &mut PullStatus, state: &mut ReporterState) {
     s.elapsed_seconds = state.began.elapsed().as_secs_f64();
     let quiet = state.heard.elapsed();
-    s.quiet_seconds = (s.phase == Phase::Fetching && quiet >= QUIET).then_some(quiet.as_secs_f64());
+    let waits = matches!(s.phase, Phase::Resolving | Phase::Fetching);
+    s.quiet_seconds = (waits && quiet >= QUIET).then_some(quiet.as_secs_f64());
     let took = state.rate_at.elapsed();
     if took < Duration::from_millis(200) {
         return;

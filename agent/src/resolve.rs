@@ -27,8 +27,11 @@ use crate::{
     store::Store,
 };
 
-/// How long a listing answers for a reference that can move.
+/// How long a listing answers for a reference that can move, for whoever reads files.
 const FRESH: Duration = Duration::from_secs(30);
+/// And for whoever asks what there is now: a herd that asks at once costs its origin one listing. A node that
+/// asked before is told of nothing older than the answer that it had.
+const JUST_NOW: Duration = Duration::from_secs(5);
 /// How long a home has to answer: it may have to list a large bucket first.
 const HOME_DEADLINE: Duration = Duration::from_secs(20);
 /// A node that does not even answer this is passed over.
@@ -49,6 +52,17 @@ pub struct Resolved {
     pub manifest: Option<Arc<Manifest>>,
     /// The origin could not be asked; this is what it said before.
     pub stale: bool,
+    /// Why, and when that was, in words.
+    pub why_stale: Option<String>,
+}
+
+/// What somebody who resolves a reference knows and wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Looking {
+    /// What the origin turned out to have left behind.
+    pub outdated: Option<SwarmId>,
+    /// What it has now is wanted, not what it had lately.
+    pub now: bool,
 }
 
 /// What listing an origin led to.
@@ -92,42 +106,93 @@ pub struct Resolver {
     store: Store,
     cluster: Cluster,
     listings: Mutex<HashMap<String, Listing>>,
+    /// When who asked here for what there is now was answered last.
+    answered: Mutex<HashMap<String, Instant>>,
+}
+
+/// How a listing is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    outdated: Option<SwarmId>,
+    /// One that began longer ago will not do.
+    max_age: Duration,
+    /// Who asks has an older one, and does not wait for an origin that is silent.
+    hurries: bool,
+}
+
+impl Wish {
+    /// As one node asks another: the reference, what is outdated, how old it may be in milliseconds, and
+    /// whether to hurry, a line each. Whoever wants nothing special asks as every version does.
+    fn question(self, name: &str) -> String {
+        let outdated = self.outdated.map(|swarm| swarm.to_string()).unwrap_or_default();
+        match (self.max_age < FRESH || self.hurries, self.outdated) {
+            (false, None) => name.to_owned(),
+            (false, Some(_)) => format!("{name}\n{outdated}"),
+            (true, _) => {
+                format!("{name}\n{outdated}\n{}\n{}", self.max_age.as_millis(), u8::from(self.hurries))
+            }
+        }
+    }
+
+    fn parse(question: &str) -> Result<(&str, Self)> {
+        let mut lines = question.split('\n');
+        let name = lines.next().unwrap_or_default();
+        let outdated = lines.next().filter(|text| !text.is_empty()).map(str::parse).transpose()?;
+        let number = |text: &str| {
+            text.parse::<u64>().map_err(|e| Error::with_source(ErrorKind::Invalid, "question to a home", e))
+        };
+        let max_age = lines.next().map(number).transpose()?;
+        let hurries = lines.next().map(number).transpose()?.is_some_and(|hurries| hurries != 0);
+        let max_age = max_age.map_or(FRESH, |age| Duration::from_millis(age).min(FRESH));
+        Ok((name, Self { outdated, max_age, hurries }))
+    }
 }
 
 impl Resolver {
     /// A resolver that knows nothing yet.
     pub fn new(origins: Origins, store: Store, cluster: Cluster) -> Self {
-        Self { origins, store, cluster, listings: Mutex::default() }
+        Self { origins, store, cluster, listings: Mutex::default(), answered: Mutex::default() }
     }
 
     /// What `reference` means now, asking its homes first. Cancel-safe.
     ///
-    /// `outdated` is what the origin turned out to have left behind: neither this node nor a home answers
-    /// with it from memory.
+    /// Neither this node nor a home answers from memory with what is outdated. An origin that says nothing
+    /// holds nobody up for whom a version of it is whole here.
     ///
     /// # Errors
     /// As [`Origin::snapshot`]; `NotFound` for an `ember://` hash that no member has.
-    pub async fn resolve(&self, reference: &Reference, outdated: Option<SwarmId>) -> Result<Resolved> {
+    pub async fn resolve(&self, reference: &Reference, looking: Looking) -> Result<Resolved> {
         if let Reference::Ember(hash) = reference {
             return self.resolve_content(*hash).await;
         }
         let name = reference.to_string();
+        let Looking { outdated, now } = looking;
         if let Some(outdated) = outdated {
             self.forget_outdated(&name, outdated);
         }
+        let whole = self.store.find(&name).filter(|swarm| self.store.is_complete(*swarm));
+        let hurries = whole.is_some_and(|swarm| Some(swarm) != outdated);
+        let max_age = if now { self.age_for_asker(&name) } else { FRESH };
+        let wish = Wish { outdated, max_age, hurries };
         // A path of this machine means something else on another.
         let local = matches!(reference, Reference::File(_));
-        let resolved =
-            if local { self.list(reference).await } else { self.ask_homes(reference, &name, outdated).await };
+        let resolved = if local {
+            self.list(reference, wish).await
+        } else {
+            self.ask_homes(reference, &name, wish).await
+        };
         match resolved {
             Ok(listed) => {
+                if now {
+                    self.note_answer(&name);
+                }
                 let manifest = match self.store.manifest(listed.blueprint.swarm_id()) {
                     Some(sealed) => Some(sealed),
                     None => self.published(reference, &listed).await,
                 };
-                Ok(Resolved { manifest, blueprint: listed.blueprint, stale: false })
+                Ok(Resolved { manifest, blueprint: listed.blueprint, stale: false, why_stale: None })
             }
-            Err(e) if e.kind().is_transient() => self.stale(&name).ok_or(e),
+            Err(e) if e.kind().is_transient() => self.stale(&name, &e, outdated).ok_or(e),
             Err(e) => Err(e),
         }
     }
@@ -155,25 +220,41 @@ impl Resolver {
         Manifest::decode(&read(&*self.origins.open(reference)?, file, 0..file.size).await?)
     }
 
-    /// What was pulled from `name` before and is whole here.
-    fn stale(&self, name: &str) -> Option<Resolved> {
-        let swarm = self.store.find(name)?;
+    /// What was pulled from `name` before.
+    fn stale(&self, name: &str, e: &Error, outdated: Option<SwarmId>) -> Option<Resolved> {
+        let swarm = self.store.find(name).filter(|swarm| Some(*swarm) != outdated)?;
         let blueprint = self.store.blueprint(swarm)?;
-        tracing::warn!(reference = name, swarm = %swarm.short(), "the origin cannot be reached: using what is here");
-        Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true })
+        let listed = {
+            let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+            let listing = listings.get(name).filter(|listing| listing.cell.initialized());
+            listing.map(|listing| listing.began.elapsed())
+        };
+        let listed =
+            listed.or_else(|| self.store.age(swarm)).map(|age| format!(", listed {} ago", in_words(age)));
+        let why = format!("{e}; using what is here{}", listed.unwrap_or_default());
+        tracing::warn!(reference = name, swarm = %swarm.short(), "{why}");
+        Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true, why_stale: Some(why) })
     }
 
-    async fn ask_homes(
-        &self,
-        reference: &Reference,
-        name: &str,
-        outdated: Option<SwarmId>,
-    ) -> Result<Listed> {
+    /// How old a listing may be for who asks here what there is now.
+    fn age_for_asker(&self, name: &str) -> Duration {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.get(name).map_or(JUST_NOW, |at| at.elapsed().min(JUST_NOW))
+    }
+
+    fn note_answer(&self, name: &str) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered.len() >= LISTINGS_MAX {
+            answered.retain(|_, at| at.elapsed() < JUST_NOW);
+        }
+        if answered.len() < LISTINGS_MAX {
+            answered.insert(name.to_owned(), Instant::now());
+        }
+    }
+
+    async fn ask_homes(&self, reference: &Reference, name: &str, wish: Wish) -> Result<Listed> {
         if let Some(home) = self.first_home(name).await {
-            let question = match outdated {
-                Some(outdated) => format!("{name}\n{outdated}"),
-                None => name.to_owned(),
-            };
+            let question = wish.question(name);
             let body = question.as_bytes();
             match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
                 Ok(answer) => match Listed::decode(&answer) {
@@ -190,7 +271,7 @@ impl Resolver {
                 Err(e) => tracing::debug!(home = %home.short(), error = %e, "a home could not resolve"),
             }
         }
-        self.list(reference).await
+        self.list(reference, wish).await
     }
 
     /// The best home of `name` that answers now; `None` when this node is the best one itself.
@@ -230,22 +311,28 @@ impl Resolver {
     ///
     /// # Errors
     /// As [`Origin::snapshot`].
-    async fn list(&self, reference: &Reference) -> Result<Listed> {
+    async fn list(&self, reference: &Reference, wish: Wish) -> Result<Listed> {
         let name = reference.to_string();
-        let cell = self.listing(&name);
-        let listed = cell
-            .get_or_try_init(|| async {
-                let origin = self.origins.open(reference)?;
-                tracing::info!(reference = %name, "listing the origin");
-                let snapshot = origin.snapshot().await?;
-                let published = snapshot.manifest.clone();
-                let blueprint = match self.known(&snapshot) {
-                    Some(blueprint) => blueprint,
-                    None => Arc::new(cut(&*origin, snapshot).await?),
-                };
-                Ok::<_, Error>(Listed { blueprint, published })
+        let cell = self.listing(&name, wish.max_age);
+        let listing = cell.get_or_try_init(|| async {
+            let origin = self.origins.open(reference)?;
+            tracing::info!(reference = %name, "listing the origin");
+            let snapshot = origin.snapshot().await?;
+            let published = snapshot.manifest.clone();
+            let blueprint = match self.known(&snapshot) {
+                Some(blueprint) => blueprint,
+                None => Arc::new(cut(&*origin, snapshot).await?),
+            };
+            Ok::<_, Error>(Listed { blueprint, published })
+        });
+        let listed = if wish.hurries {
+            self.origins.unless_silent(reference, listing).await.unwrap_or_else(|patience| {
+                let text = format!("the origin of {name} did not answer in {} s", patience.as_secs());
+                Err(Error::new(ErrorKind::Timeout, text))
             })
-            .await;
+        } else {
+            listing.await
+        };
         if listed.is_err() {
             self.forget(reference);
         }
@@ -263,9 +350,9 @@ impl Resolver {
         same.then_some(blueprint)
     }
 
-    fn listing(&self, name: &str) -> Arc<OnceCell<Listed>> {
+    fn listing(&self, name: &str, max_age: Duration) -> Arc<OnceCell<Listed>> {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        join_listing(&mut listings, name, LISTINGS_MAX)
+        join_listing(&mut listings, name, max_age, LISTINGS_MAX)
     }
 
     /// Forgets whatever was listed.
@@ -289,6 +376,7 @@ impl Resolver {
             blueprint: Arc::new(manifest.blueprint.clone()),
             manifest: Some(manifest),
             stale: false,
+            why_stale: None,
         };
         if let Some(manifest) = self.store.find(&hash.to_string()).and_then(|s| self.store.manifest(s)) {
             return Ok(found(manifest));
@@ -314,31 +402,33 @@ impl Resolver {
         Err(Error::new(ErrorKind::NotFound, format!("no live member has the manifest ember://{hash}")))
     }
 
-    /// Answers [`Service::Resolve`] for another node: a reference and, after a line feed, the swarm id of
-    /// a listing that will not do.
+    /// Answers [`Service::Resolve`] for another node.
     ///
     /// # Errors
     /// `Denied` for references that name a path of this machine; as listing the origin.
     pub async fn answer(&self, question: &str) -> Result<Vec<u8>> {
-        let (name, outdated) = match question.split_once('\n') {
-            Some((name, outdated)) => (name, Some(outdated.parse::<SwarmId>()?)),
-            None => (question, None),
-        };
+        let (name, wish) = Wish::parse(question)?;
         let reference: Reference = name.parse()?;
         services::refuse_local(&reference)?;
-        if let Some(outdated) = outdated {
+        if let Some(outdated) = wish.outdated {
             self.forget_outdated(&reference.to_string(), outdated);
         }
-        self.list(&reference).await?.encode()
+        self.list(&reference, wish).await?.encode()
     }
 }
 
 /// The flight for `name` that is under way or has landed lately, else a new one. At most `max` are
 /// remembered: the oldest goes, which at worst costs its origin a listing more.
-fn join_listing(listings: &mut HashMap<String, Listing>, name: &str, max: usize) -> Arc<OnceCell<Listed>> {
+fn join_listing(
+    listings: &mut HashMap<String, Listing>,
+    name: &str,
+    max_age: Duration,
+    max: usize,
+) -> Arc<OnceCell<Listed>> {
     // A flight still under way is joined however old it is.
-    let usable = |l: &Listing| !l.cell.initialized() || l.began.elapsed() < FRESH;
-    if let Some(listing) = listings.get(name).filter(|l| usable(l)) {
+    let younger = |l: &Listing, age: Duration| !l.cell.initialized() || l.began.elapsed() < age;
+    let usable = |l: &Listing| younger(l, FRESH);
+    if let Some(listing) = listings.get(name).filter(|l| younger(l, max_age)) {
         return listing.cell.clone();
     }
     if listings.len() >= max {
@@ -351,6 +441,17 @@ fn join_listing(listings: &mut HashMap<String, Listing>, name: &str, max: usize)
     let cell = Arc::new(OnceCell::new());
     listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone() });
     cell
+}
+
+/// A time that has passed, to one unit.
+fn in_words(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// Reads the headers that the layout needs, and cuts.
@@ -390,13 +491,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_home_is_asked_as_of_old_where_nothing_special_is_wanted_and_understands_what_is() {
+        let swarm = SwarmId([7; 32]);
+        let plain = Wish { outdated: None, max_age: FRESH, hurries: false };
+        assert_eq!(plain.question("s3://b/p"), "s3://b/p");
+        let outdated = Wish { outdated: Some(swarm), ..plain };
+        assert_eq!(outdated.question("s3://b/p"), format!("s3://b/p\n{swarm}"));
+        let aged = Wish { max_age: Duration::from_millis(1234), ..plain };
+        for wish in [plain, outdated, aged, Wish { hurries: true, ..outdated }] {
+            let question = wish.question("s3://b/p");
+            let (name, heard) = Wish::parse(&question).unwrap();
+            assert_eq!((name, format!("{heard:?}")), ("s3://b/p", format!("{wish:?}")));
+        }
+        assert!(Wish::parse("s3://b/p\n\nsoon").is_err());
+        assert_eq!(Wish::parse("s3://b/p\n\n99999999").unwrap().1.max_age, FRESH, "no longer than it holds");
+    }
+
+    #[test]
+    fn a_listing_older_than_what_is_wanted_is_made_anew_and_one_under_way_is_joined() {
+        let mut listings = HashMap::new();
+        let flying = join_listing(&mut listings, "a", Duration::ZERO, 8);
+        assert!(Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", Duration::ZERO, 8)));
+        let file = crate::manifest::BlueprintFile {
+            path: "f".parse().unwrap(),
+            size: 1,
+            version: crate::snapshot::FileVersion::default(),
+            digest: None,
+            chunk_bytes: vec![1],
+        };
+        let blueprint = Arc::new(Blueprint::new("a".to_owned(), None, vec![file]).unwrap());
+        flying.set(Listed { blueprint, published: None }).ok().unwrap();
+        assert!(Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", FRESH, 8)));
+        assert!(!Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", Duration::ZERO, 8)));
+    }
+
+    #[test]
     fn a_flood_of_references_is_remembered_within_bounds_and_the_newest_is_joined() {
         let mut listings = HashMap::new();
         for n in 0..100 {
-            join_listing(&mut listings, &format!("https://host/{n}"), 8);
+            join_listing(&mut listings, &format!("https://host/{n}"), FRESH, 8);
             assert!(listings.len() <= 8, "{} after {n}", listings.len());
         }
-        let newest = join_listing(&mut listings, "https://host/99", 8);
-        assert!(Arc::ptr_eq(&newest, &join_listing(&mut listings, "https://host/99", 8)));
+        let newest = join_listing(&mut listings, "https://host/99", FRESH, 8);
+        assert!(Arc::ptr_eq(&newest, &join_listing(&mut listings, "https://host/99", FRESH, 8)));
     }
 }

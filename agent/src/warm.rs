@@ -23,6 +23,7 @@ use crate::{
     origin::Patterns,
     pulls::{self, Pulls, first_number},
     reference::Reference,
+    resolve::Looking,
     services::{Service, from_json, refuse_local, to_json},
 };
 
@@ -66,6 +67,15 @@ impl Warms {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+        // Once, for all of them: the homes then tell each what there is now.
+        let looking = Looking { outdated: None, now: true };
+        if let Err(e) =
+            tokio::time::timeout(LOOK_DEADLINE, self.pulls.engine.resolver.resolve(&reference, looking))
+                .await
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "the origin has not answered yet")))
+        {
+            tracing::debug!(%reference, error = %e, "what is to be warmed is not known yet");
+        }
         let nodes = choose(&self.pulls, &request.selector, &reference).await?;
         let min_ready = request.min_ready.unwrap_or(nodes.len());
         if min_ready > nodes.len() {
@@ -203,7 +213,9 @@ fn richest(mut ranked: Vec<NodeId>, held: &HashMap<NodeId, u32>, count: usize) -
 /// do not answer have none; when the reference cannot be resolved, nobody has.
 async fn held_chunks(pulls: &Pulls, reference: &Reference) -> HashMap<NodeId, u32> {
     let engine = &pulls.engine;
-    let Ok(resolved) = engine.resolver.resolve(reference, None).await else { return HashMap::new() };
+    let Ok(resolved) = engine.resolver.resolve(reference, Looking::default()).await else {
+        return HashMap::new();
+    };
     let swarm = resolved.blueprint.swarm_id();
     let here = engine.store.inventory(swarm).map_or(0, |inventory| inventory.held.len());
     let asked = engine.cluster.participants(swarm).await.into_iter().map(|id| async move {
@@ -303,7 +315,7 @@ type Tell<'a> = dyn Fn(&dyn Fn(&mut WarmNode)) + Sync + 'a;
 
 async fn begin(pulls: &Pulls, node: NodeId, pull: &PullRequest) -> Result<String> {
     if node == pulls.engine.cluster.id() {
-        return Ok(pulls.start(pull.clone())?.borrow().id.clone());
+        return Ok(pulls.start(pull.clone(), false)?.borrow().id.clone());
     }
     let ask = async |pull: &PullRequest| {
         let body = to_json(pull)?;

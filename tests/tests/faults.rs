@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emberline_agent::api::{JobState, Phase, PullStatus, Selector, WarmRequest, WarmStatus};
+use emberline_agent::api::{JobState, Phase, Plan, PullStatus, Selector, WarmRequest, WarmStatus};
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
     client::{AgentClient, POLL_INTERVAL},
@@ -197,6 +197,92 @@ async fn a_model_whose_origin_died_before_a_restart_is_served_and_marked_stale()
     let status = site.pull(agent).await;
     site.is_whole(&status);
     assert!(status.stale, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_origin_holds_up_nobody_who_asks_for_what_is_here() {
+    let site = Site::unpaced(8).await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut options = AgentOptions::new("patient");
+    options.env = vec![("EMBERLINE_MOUNTS__SITE".to_owned(), site.reference())];
+    let mut agent = AgentProcess::start(&dir.path().join("data"), options).await.expect("an agent");
+    site.is_whole(&site.pull(&agent).await);
+    site.relay().be_silent(true);
+    // Long for one answer after two seconds of silence, short for a single request that times out.
+    let prompt = Duration::from_secs(15);
+    // With all that was listed in memory, and with what is on the disk alone.
+    for _ in 0..2 {
+        let began = Instant::now();
+        let status = site.pull(&agent).await;
+        site.is_whole(&status);
+        assert!(status.stale && began.elapsed() < prompt, "{:?}: {status:?}", began.elapsed());
+        let why = status.stale_reason.expect("a reason");
+        assert!(why.contains("did not answer in 2 s") && why.contains(&site.reference()), "{why}");
+        assert!(why.contains("listed ") && why.contains(" ago"), "{why}");
+
+        let began = Instant::now();
+        let plan: Plan = agent
+            .client()
+            .post("/v1/plan", &serde_json::json!({ "reference": site.reference() }))
+            .await
+            .expect("a plan");
+        assert!(plan.stale_reason.is_some() && began.elapsed() < prompt, "{:?}: {plan:?}", began.elapsed());
+        assert_eq!(plan.local_bytes, site.model().bytes());
+
+        let began = Instant::now();
+        let listed: serde_json::Value = agent.client().get("/v1/fs/site?list").await.expect("a listing");
+        let path = format!("/v1/fs/site/{}", site.model().files[0].path);
+        let read = agent.client().request(Method::GET, &path, None).await.expect("alive");
+        assert!(listed["stale"] == true && began.elapsed() < prompt, "{:?}: {listed}", began.elapsed());
+        assert_eq!(read.status, 200);
+
+        agent.kill().expect("killed");
+        agent.restart().await.expect("restarted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_origin_of_what_is_not_here_is_named_after_a_bounded_time() {
+    let site = Site::unpaced(8).await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut options = AgentOptions::new("waiting");
+    options.env = vec![("EMBERLINE_ORIGINS__REQUEST_TIMEOUT".to_owned(), "4s".to_owned())];
+    let agent = AgentProcess::start(&dir.path().join("data"), options).await.expect("an agent");
+    site.relay().be_silent(true);
+    let started = site.start_pull(agent.client()).await;
+    let waits = |status: &PullStatus| status.phase == Phase::Resolving && status.quiet_seconds.is_some();
+    let said = agent.client().watch_pull(&started.id, PATIENCE, waits).await.expect("alive");
+    assert!(waits(&said), "nobody said that the origin is waited for: {said:?}");
+    let ended = agent.client().watch_pull(&started.id, PATIENCE, |_| false).await.expect("alive");
+    let problem = ended.error.expect("nothing to pull");
+    assert_eq!(problem.kind, "timeout", "{problem:?}");
+    let host = site.reference().trim_end_matches('/').to_owned();
+    assert!(problem.message.contains(&host), "{problem:?}");
+    // Two requests of four seconds, not six.
+    assert!(ended.elapsed_seconds < 16.0, "{} s", ended.elapsed_seconds);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_pulls_right_after_an_upload_gets_what_was_uploaded() {
+    let mut site = Site::unpaced(4).await;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    for agent in cluster.agents() {
+        site.is_whole(&site.pull(agent).await);
+    }
+    // Each of them in turn, whoever keeps the listing.
+    for agent in cluster.agents() {
+        site.replace_model().await;
+        let status = site.pull(agent).await;
+        assert!(!status.stale, "{status:?}");
+        site.is_whole(&status);
+        site.replace_model().await;
+        let plan: Plan = agent
+            .client()
+            .post("/v1/plan", &serde_json::json!({ "reference": site.reference() }))
+            .await
+            .expect("a plan");
+        assert_ne!(Some(plan.swarm), status.swarm, "a plan of what was there before");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

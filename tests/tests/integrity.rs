@@ -377,6 +377,88 @@ async fn rot_on_disk_is_found_and_fetched_again() {
     assert!(metric(agent, "emberline_corrupt_chunks_total{found=\"disk\"}").await >= 1.0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_somebody_removes_are_reported_and_fetched_again() {
+    let site = Site::unpaced(16).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &cluster.agents()[0];
+    let path = site.pull(agent).await.path.expect("a path");
+    let verify = async |arguments: &'static [&'static str]| {
+        let (client, reference) = (agent.client().clone(), site.reference());
+        let run = move || {
+            let all = [&["verify", reference.as_str()], arguments].concat();
+            let said = command::command(&all).env("EMBERLINE_AGENT", client.base()).output().expect("runs");
+            (said.status.code(), String::from_utf8_lossy(&said.stdout).into_owned())
+        };
+        tokio::task::spawn_blocking(run).await.expect("no panic")
+    };
+    let victim = path.join(weights(site.model()));
+    std::fs::remove_file(&victim).expect("removed");
+    let (code, said) = verify(&["--no-repair"]).await;
+    assert!(code == Some(7) && said.contains("removed or replaced on the disk"), "{code:?}: {said}");
+    let (code, said) = verify(&[]).await;
+    assert!(code == Some(0) && said.contains("1 of 1 restored"), "{code:?}: {said}");
+    site.is_copy(&path);
+    let (code, said) = verify(&[]).await;
+    assert!(code == Some(0) && said.contains("all as they should be"), "{code:?}: {said}");
+
+    // A door that opens it notices, and so does whoever pulls; without a verification.
+    let told = async || agent.client().path(&site.reference()).await;
+    std::fs::remove_file(&victim).expect("removed");
+    told().await.expect_err("half a model has no path");
+    site.is_whole(&site.pull(agent).await);
+    let artifacts = agent.data_dir().join("artifacts");
+    for below in ["files", ""] {
+        let swarm = site.pull(agent).await.swarm.expect("resolved");
+        std::fs::remove_dir_all(artifacts.join(swarm).join(below)).expect("removed");
+        let status = site.pull(agent).await;
+        assert_eq!(status.phase, Phase::Complete, "{below:?}: {status:?}");
+        site.is_whole(&status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_goes_under_a_pull_is_made_again_and_the_pull_completes() {
+    let site = Site::start(32, 6).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &cluster.agents()[0];
+    let status = site.pull_until(agent.client(), 0.4).await;
+    let swarm = status.swarm.expect("resolved");
+    std::fs::remove_dir_all(agent.data_dir().join("artifacts").join(swarm)).expect("removed");
+    let ended = agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verification_fetches_nothing_that_a_pull_has_left() {
+    let site = Site::start(32, 6).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &cluster.agents()[0];
+    let status = site.pull_until(agent.client(), 0.4).await;
+    let path = format!("/v1/pulls/{}", status.id);
+    agent.client().request(reqwest::Method::DELETE, &path, None).await.expect("alive");
+    agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+    let delivered = site.relay().delivered();
+    let (client, reference) = (agent.client().clone(), site.reference());
+    let report = tokio::task::spawn_blocking(move || {
+        (
+            command::answers(&client, &["verify", &reference]),
+            command::succeeds(&client, &["verify", &reference]),
+        )
+    });
+    let (report, said) = report.await.expect("no panic");
+    assert!(
+        report[0]["not_here_bytes"].as_u64() > Some(0) && report[0]["chunks"].as_u64() > Some(0),
+        "{report}"
+    );
+    assert!(said.contains("not here yet"), "{said}");
+    // What was on its way when the pull was cancelled may have come still.
+    let since = site.relay().delivered() - delivered;
+    assert!(since < site.model().bytes() / 4, "{since} bytes were fetched by verifying");
+    site.is_whole(&site.pull(agent).await);
+}
+
 /// Flips one bit of a file that nobody may write to.
 // 5: and by nobody's asking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! What origins said lately: pages, files, and that there is none.
 //!
 //! One question at a time for each page and file, whoever asks; an answer holds for the time to live, and
-//! beyond it when the origin cannot be asked. Bounded by what answers weigh, the one used longest ago first.
+//! beyond it when the origin cannot be asked, or says nothing. Bounded by what answers weigh, the one used longest ago first.
 
 use std::{
     num::NonZeroUsize,
@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::kept;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     origin::{
         Origins,
         catalogue::{Catalogue, Listed, ListedPage, PageRequest},
@@ -33,6 +33,9 @@ const CATALOGUES_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 /// An origin that could not be asked is left alone for so long while old answers do.
 const GONE_FOR: Duration = Duration::from_secs(5);
 
+/// One that says nothing is left alone for so long: a path of several names is looked up name by name.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+
 /// An answer, and whether it is from before the origin could not be asked.
 pub(super) struct Known<T> {
     pub(super) value: Arc<T>,
@@ -40,6 +43,13 @@ pub(super) struct Known<T> {
 }
 
 type Answer<T> = std::result::Result<Arc<T>, Arc<Error>>;
+
+/// What came of a question.
+enum Heard<'a, T> {
+    Answer(&'a Answer<T>),
+    /// What was known before.
+    Nothing(Result<Known<T>>),
+}
 
 /// One question.
 struct Slot<T> {
@@ -62,6 +72,8 @@ pub(super) struct Memory {
     catalogues: Mutex<LruCache<Reference, Opened>>,
     pages: Mutex<Pages>,
     files: Mutex<LruCache<(Reference, String), Slot<Listed>>>,
+    /// When origins were found silent.
+    silent: Mutex<LruCache<Reference, Instant>>,
 }
 
 struct Pages {
@@ -77,6 +89,7 @@ impl Memory {
             catalogues: Mutex::new(LruCache::new(CATALOGUES_MAX)),
             pages: Mutex::new(Pages { slots: LruCache::unbounded() }),
             files: Mutex::new(LruCache::new(FILES_MAX)),
+            silent: Mutex::new(LruCache::new(CATALOGUES_MAX)),
         }
     }
 
@@ -87,14 +100,20 @@ impl Memory {
             let mut pages = self.pages.lock();
             join(&mut pages.slots, key.clone(), self.ttl)
         };
-        let answer = cell
-            .get_or_init(|| async {
-                let catalogue = self.catalogue(root).map_err(Arc::new)?;
-                let answer = catalogue.page(request).await.map(Arc::new).map_err(Arc::new);
-                self.pages.lock().shrink(answer.as_ref().map_or(0, |page| weight_of(page)));
-                answer
-            })
-            .await;
+        let asked = cell.get_or_init(|| async {
+            let catalogue = self.catalogue(root).map_err(Arc::new)?;
+            let answer = catalogue.page(request).await.map(Arc::new).map_err(Arc::new);
+            self.pages.lock().shrink(answer.as_ref().map_or(0, |page| weight_of(page)));
+            answer
+        });
+        let known = || {
+            let kept = || kept::page(&self.store, root, request).map(Arc::new);
+            before.clone().or_else(kept).map(|value| Ok(Known { value, stale: true }))
+        };
+        let answer = match self.heard(root, cell.initialized(), asked, known).await {
+            Heard::Answer(answer) => answer,
+            Heard::Nothing(known) => return known,
+        };
         let before = match before {
             None if is_gone(answer) => kept::page(&self.store, root, request).map(Arc::new),
             before => before,
@@ -106,17 +125,63 @@ impl Memory {
     pub(super) async fn file(&self, root: &Reference, name: &str) -> Result<Known<Listed>> {
         let key = (root.clone(), name.to_owned());
         let (cell, before) = join(&mut self.files.lock(), key.clone(), self.ttl);
-        let answer = cell
-            .get_or_init(|| async {
-                let catalogue = self.catalogue(root).map_err(Arc::new)?;
-                catalogue.file(name).await.map(Arc::new).map_err(Arc::new)
+        let asked = cell.get_or_init(|| async {
+            let catalogue = self.catalogue(root).map_err(Arc::new)?;
+            catalogue.file(name).await.map(Arc::new).map_err(Arc::new)
+        });
+        let known = || {
+            let kept = || kept::file(&self.store, root, name).map(Arc::new);
+            let file = before.clone().or_else(kept).map(|value| Ok(Known { value, stale: true }));
+            file.or_else(|| {
+                // What has files below it is none itself.
+                let below =
+                    PageRequest { prefix: format!("{name}/"), delimited: true, start_after: None, limit: 1 };
+                let page = kept::page(&self.store, root, &below)?;
+                let is_directory = !page.names.is_empty();
+                is_directory
+                    .then(|| Err(Error::new(ErrorKind::NotFound, format!("{name} is no file of {root}"))))
             })
-            .await;
+        };
+        let answer = match self.heard(root, cell.initialized(), asked, known).await {
+            Heard::Answer(answer) => answer,
+            Heard::Nothing(known) => return known,
+        };
         let before = match before {
             None if is_gone(answer) => kept::file(&self.store, root, name).map(Arc::new),
             before => before,
         };
         settle(answer, before, || hold(&mut self.files.lock(), &key, self.ttl))
+    }
+
+    /// The answer, or, where something is known, that after a while of silence. Where nothing is, the origin is
+    /// waited for.
+    async fn heard<'a, T: 'a>(
+        &self,
+        root: &Reference,
+        is_answered: bool,
+        asked: impl Future<Output = &'a Answer<T>>,
+        known: impl Fn() -> Option<Result<Known<T>>>,
+    ) -> Heard<'a, T> {
+        let is_silent = self.silent.lock().get(root).is_some_and(|since| since.elapsed() < SILENT_FOR);
+        if is_silent
+            && !is_answered
+            && let Some(known) = known()
+        {
+            return Heard::Nothing(known);
+        }
+        tokio::pin!(asked);
+        match self.origins.unless_silent(root, asked.as_mut()).await {
+            Ok(answer) => Heard::Answer(answer),
+            Err(patience) => match known() {
+                Some(known) => {
+                    let seconds = patience.as_secs();
+                    tracing::warn!(origin = %root, seconds, "the origin does not answer: what it said before is shown");
+                    self.silent.lock().put(root.clone(), Instant::now());
+                    Heard::Nothing(known)
+                }
+                None => Heard::Answer(asked.await),
+            },
+        }
     }
 
     /// Forgets everything about an origin.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, ErrorKind, Result},
     origin::{
-        Origins, Writer,
+        DIRECTORY_AT_SERVER, Origins, Writer,
         catalogue::{Listed, ListedName, ListedPage, MAX_PAGE_NAMES, PageRequest},
     },
     snapshot::{Digest, FileVersion},
@@ -186,6 +186,43 @@ impl Namespace {
         }
     }
 
+    /// As [`stat`](Self::stat), for who comes to a file name by name: at a plain web server that cannot be
+    /// listed, a name that is no file may be a directory on the way to one. Cancel-safe.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn walk(&self, path: &NamespacePath) -> Result<Entry> {
+        let spot = match self.inner.mounts.place(path)? {
+            Place::Names(_) => return Ok(Entry::Directory),
+            Place::Spot(spot) => spot,
+        };
+        match self.stat_spot(&spot).await {
+            Err(e) if self.may_lead_on(&spot, &e).await => Ok(Entry::Directory),
+            found => found,
+        }
+    }
+
+    /// Whether what is no file at `spot` may have some below it all the same.
+    async fn may_lead_on(&self, spot: &Spot, e: &Error) -> bool {
+        let is_refused = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Invalid);
+        if !is_refused || !matches!(spot.root, crate::reference::Reference::Http(_)) {
+            return false;
+        }
+        if e.to_string().contains(DIRECTORY_AT_SERVER) {
+            return true;
+        }
+        let (prefix, limit) = (spot.key.clone(), MAX_PAGE_NAMES);
+        let around = PageRequest { prefix, delimited: true, start_after: None, limit };
+        match self.inner.memory.page(&spot.root, &around).await {
+            // The directory around it is listed: it says what there is.
+            Ok(known) => {
+                let below = format!("{}/", spot.key);
+                known.value.names.iter().any(|name| name.key() == below)
+            }
+            Err(_) => !is_named_as_a_file(&spot.key),
+        }
+    }
+
     /// The names in the directory at `path`, at most `limit` of them (1 to 1,000), behind `start_after`.
     /// Cancel-safe.
     ///
@@ -317,6 +354,15 @@ impl Namespace {
     pub(crate) fn forget(&self, spot: &Spot) {
         self.inner.memory.forget(&spot.root);
     }
+}
+
+/// Whether a name ends as names of files do. Programs look whether `config.json` is there and believe what
+/// they hear; `v1.0` and `llama-3.1-8b` are directories as well as not.
+fn is_named_as_a_file(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    let Some((stem, end)) = name.rsplit_once('.') else { return false };
+    let is_plain = end.len() <= 12 && end.bytes().all(|b| b.is_ascii_alphanumeric());
+    !stem.is_empty() && is_plain && end.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
 fn page_of(known: &Known<ListedPage>, below: &str, shown: impl Fn(&str) -> &str) -> Page {

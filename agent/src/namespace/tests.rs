@@ -77,6 +77,16 @@ async fn files_and_directories_are_told_apart() {
     assert_eq!(listed.unwrap_err().kind(), ErrorKind::Invalid);
 }
 
+#[test]
+fn what_programs_look_for_is_told_from_what_may_be_a_directory() {
+    for file in ["config.json", "a/b/model.safetensors", "x.bin", "tokenizer.model", "a.b/weights.pt2"] {
+        assert!(is_named_as_a_file(file), "{file}");
+    }
+    for other in ["models", "v1.0", "llama-3.1-8b", "a.json/b", ".cache", "x.", "2024.06.01"] {
+        assert!(!is_named_as_a_file(other), "{other}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_is_part_of_the_nearest_model_and_else_by_itself() {
     let world = world(

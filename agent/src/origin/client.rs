@@ -192,6 +192,7 @@ impl Client {
             Err(_) => return Err(stalled(&what, self.request_timeout, "head")),
             Ok(answered) => answered.map_err(|e| transport_error(&what, e))?,
         };
+        host.hear();
         if let Some(wait) = asked_to_wait(response.status(), response.headers()) {
             host.hold(wait);
         }

@@ -28,6 +28,8 @@ pub(crate) struct Hosts {
 pub(crate) struct HostState {
     name: String,
     hold_until: Mutex<Option<Instant>>,
+    /// When it answered last, whatever it said.
+    heard: Mutex<Option<Instant>>,
     permits: Arc<Semaphore>,
 }
 
@@ -48,6 +50,7 @@ impl Hosts {
         let state = Arc::new(HostState {
             name: host.to_owned(),
             hold_until: Mutex::default(),
+            heard: Mutex::default(),
             permits: Arc::new(Semaphore::new(self.max_concurrent)),
         });
         entries.insert(host.to_owned(), state.clone());
@@ -76,6 +79,16 @@ impl HostState {
     pub(crate) fn held_for(&self) -> Option<Duration> {
         let left = unpoisoned(&self.hold_until).as_ref()?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
+    }
+
+    /// Notes that it answered.
+    pub(crate) fn hear(&self) {
+        *unpoisoned(&self.heard) = Some(Instant::now());
+    }
+
+    /// When it answered last.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        *unpoisoned(&self.heard)
     }
 
     /// Waits until the host may be asked again. Cancel-safe.

@@ -36,6 +36,8 @@ use crate::{
 const MAX_LISTING_BYTES: usize = 64 << 20;
 /// Heads asked for at once while listing.
 const HEADS_AT_ONCE: usize = 16;
+/// What is said of a name that a server leads on from to the same with a slash.
+pub(crate) const DIRECTORY_AT_SERVER: &str = "is a directory at its server";
 /// Marks a version that is a modification time, for want of an ETag.
 const LAST_MODIFIED: &str = "last-modified: ";
 
@@ -124,6 +126,17 @@ impl HttpOrigin {
         let what = shown(&url);
         let answer = self.client.send(self.ask(Method::HEAD, url.clone())).await?;
         let status = answer.status();
+        // A server leads to the page of a directory by its slash.
+        let is_directory = !self.is_base() && answer.response.url().path() == format!("{}/", url.path());
+        if is_directory {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "{what} {DIRECTORY_AT_SERVER}: with a / behind it, it is listed by its {}",
+                    listing::LISTING_FILE
+                ),
+            ));
+        }
         // hyper answers the content length of a HEAD only through the header itself.
         let size = answer.header("content-length").and_then(|v| v.parse().ok());
         if let (true, Some(size)) = (status.is_success(), size) {

@@ -27,6 +27,7 @@ mod lent;
 mod limit;
 mod listing;
 mod object;
+mod patience;
 mod patterns;
 mod publish;
 mod retry;
@@ -57,6 +58,7 @@ pub use config::{
     AzConfig, GsConfig, HdfsConfig, HttpOriginConfig, HubConfig, OriginsConfig, S3BucketConfig, S3Config,
 };
 pub use count::OriginCounters;
+pub(crate) use http::DIRECTORY_AT_SERVER;
 pub(crate) use hub::{Admission, Refusal};
 pub use listing::{LISTING_FILE, MANIFEST_FILE, MAX_FILES, is_control_file};
 pub use patterns::Patterns;

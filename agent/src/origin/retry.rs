@@ -73,7 +73,10 @@ impl Waits {
     }
 }
 
-/// Attempts until one succeeds, fails for good, or the policy gives up.
+/// Of the attempts to list, so many may end without a word: who asked sits and waits.
+const SILENT_MAX: u32 = 2;
+
+/// Attempts until one succeeds, fails for good, or the policy gives up; two that time out are enough.
 ///
 /// # Errors
 /// That of the last attempt.
@@ -81,11 +84,17 @@ pub(super) async fn persist<T, F>(policy: RetryPolicy, mut attempt: impl FnMut()
 where
     F: Future<Output = Result<T>>,
 {
-    let mut waits = policy.waits();
+    let (mut waits, mut silent) = (policy.waits(), 0);
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(e) => waits.after(e).await?,
+            Err(e) => {
+                silent += u32::from(e.kind() == ErrorKind::Timeout);
+                if silent >= SILENT_MAX {
+                    return Err(e);
+                }
+                waits.after(e).await?;
+            }
         }
     }
 }

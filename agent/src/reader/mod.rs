@@ -43,7 +43,7 @@ use crate::{
     namespace::{Entry, FileEntry, Namespace, NamespacePath, Whole, etag_of},
     pulls::Pulls,
     reference::Reference,
-    resolve,
+    resolve::Looking,
     snapshot::{FileVersion, RelativePath},
     store::OpenedFile,
 };
@@ -119,8 +119,6 @@ pub(crate) struct Contents {
     pub(crate) stale: bool,
 }
 
-/// How long an origin has to say what it has now, where an older version is whole here.
-const ORIGIN_PATIENCE: Duration = Duration::from_secs(2);
 /// References remembered.
 const RESOLVED_MAX: usize = 4096;
 
@@ -251,8 +249,7 @@ impl Reader {
         LazyFile::open(session, file, entry, caller).await
     }
 
-    /// What `reference` means, as of at most a while ago. An origin that is slow to answer holds nobody up who
-    /// asks for what is whole here.
+    /// What `reference` means, as of at most a while ago.
     async fn resolve(&self, reference: &Reference, outdated: Option<SwarmId>) -> Result<Resolved> {
         let inner = &self.inner;
         let known = inner.resolved.lock().get(reference).cloned();
@@ -266,28 +263,10 @@ impl Reader {
         }
         let engine = &inner.pulls.engine;
         engine.join().await;
-        let asked = engine.resolver.resolve(reference, outdated);
-        let here = self.here(reference);
-        let resolved = match here {
-            None => asked.await?,
-            Some(blueprint) => match tokio::time::timeout(ORIGIN_PATIENCE, asked).await {
-                Ok(resolved) => resolved?,
-                Err(_) => {
-                    tracing::warn!(%reference, "the origin is slow to say what it has: using what is here");
-                    resolve::Resolved { blueprint, manifest: None, stale: true }
-                }
-            },
-        };
+        let resolved = engine.resolver.resolve(reference, Looking { outdated, now: false }).await?;
         let (blueprint, stale) = (resolved.blueprint, resolved.stale);
         let resolved = Resolved { at: Instant::now(), reference: reference.clone(), blueprint, stale };
         Ok(self.remember(reference, resolved))
-    }
-
-    /// What is whole here of a reference, in its newest version.
-    fn here(&self, reference: &Reference) -> Option<Arc<Blueprint>> {
-        let store = &self.inner.pulls.engine.store;
-        let swarm = store.find(&reference.to_string())?;
-        store.is_complete(swarm).then(|| store.blueprint(swarm)).flatten()
     }
 
     /// The artifact of a branch or tag that stands for the commit which `reference` names: whoever pulled the
@@ -368,7 +347,7 @@ impl Reader {
         if fills && !session.is_complete() {
             let request = PullRequest { reference: reference.to_string(), ..PullRequest::default() };
             // A reader gets on without it.
-            if let Err(e) = inner.pulls.start(request) {
+            if let Err(e) = inner.pulls.start(request, false) {
                 tracing::warn!(%reference, error = %e, "what is read cannot be pulled as a whole now");
             }
         }

@@ -344,6 +344,12 @@ impl Store {
         Ok(after.filter(|(index, _)| !before.contains(index)).map(|(_, chunk)| chunk).collect())
     }
 
+    /// How long ago this version was first heard of here.
+    pub fn age(&self, swarm: SwarmId) -> Option<Duration> {
+        let dir = self.shelf.artifact(swarm).ok()?.dir.clone();
+        dir.join("blueprint").metadata().ok()?.modified().ok()?.elapsed().ok()
+    }
+
     /// The chunks of an artifact that were here, turned out wrong or gone, and did not come back.
     pub fn broken(&self, swarm: SwarmId) -> Vec<(u32, CorruptChunk)> {
         self.shelf.artifact(swarm).map(|artifact| artifact.broken()).unwrap_or_default()

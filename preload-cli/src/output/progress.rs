@@ -156,7 +156,10 @@ pub fn line(status: &PullStatus) -> String {
     let word = phase_word(status.phase);
     let (done, total) = (status.done_bytes, status.total_bytes);
     match status.phase {
-        Phase::Resolving => word.to_owned(),
+        Phase::Resolving => match status.quiet_seconds {
+            Some(quiet) => format!("{word}: waiting for the origin for {}", units::seconds(quiet.floor())),
+            None => word.to_owned(),
+        },
         Phase::Preparing | Phase::Publishing => format!("{word} {}", units::bytes(total)),
         Phase::Fetching => {
             let mut line = format!("{} of {}", units::bytes(done), units::bytes(total));
@@ -170,7 +173,11 @@ pub fn line(status: &PullStatus) -> String {
             line
         }
         Phase::Complete => {
-            let stale = if status.stale { ", from before: the origin is out of reach" } else { "" };
+            let stale = match &status.stale_reason {
+                Some(why) => format!(", from before: {why}"),
+                None if status.stale => ", from before: the origin is out of reach".to_owned(),
+                None => String::new(),
+            };
             format!("{word}: {} in {}{stale}", units::bytes(total), units::seconds(status.elapsed_seconds))
         }
         // The reason is the command's to tell, once.
@@ -313,8 +320,13 @@ mod tests {
     fn the_end_of_a_pull_says_how_it_ended() {
         let complete = PullStatus { total_bytes: 1 << 20, elapsed_seconds: 1.42, ..pull(Phase::Complete, 0) };
         assert_eq!(line(&complete), "complete: 1.0 MiB in 1.42 s");
-        let stale = PullStatus { stale: true, ..complete };
+        let stale = PullStatus { stale: true, ..complete.clone() };
         assert!(line(&stale).contains("origin is out of reach"));
+        let why = Some("the origin of http://host/ did not answer in 2 s".to_owned());
+        let stale = PullStatus { stale_reason: why, ..stale };
+        assert!(line(&stale).ends_with("from before: the origin of http://host/ did not answer in 2 s"));
+        let waiting = PullStatus { phase: Phase::Resolving, quiet_seconds: Some(7.4), ..complete };
+        assert!(line(&waiting).contains("waiting for the origin for 7"), "{}", line(&waiting));
         assert_eq!(line(&pull(Phase::Cancelled, 40)), "cancelled at 40 B of 100 B");
     }
 

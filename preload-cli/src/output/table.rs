@@ -96,6 +96,9 @@ pub fn plan(plan: &Plan, width: Option<u16>) -> String {
     let (files, chunks) = (units::count(plan.files.len() as u64, "file"), units::count(plan.chunks, "chunk"));
     let mut text =
         format!("{}{revision}: {} in {files}, {chunks}\n\n", plan.reference, units::bytes(plan.total_bytes),);
+    if let Some(why) = &plan.stale_reason {
+        text += &format!("  not of now: {why}\n\n");
+    }
     let peers = format!("from {}", units::count(plan.peers as u64, "neighbour"));
     let rows = [
         ("here already", plan.local_bytes),

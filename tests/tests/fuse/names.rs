@@ -8,7 +8,7 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
 };
 
-use emberline_tests::{conformance, mounted::DOOR};
+use emberline_tests::{conformance, environment::Nginx, mounted::DOOR};
 
 use crate::{is_skipped, mounted, output, version_of};
 
@@ -146,4 +146,38 @@ async fn nothing_can_be_written() {
     };
     tokio::task::spawn_blocking(work).await.expect("no panic");
     assert_eq!(fs::read(origin.path().join("a")).expect("readable"), b"abc");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_deep_below_a_web_server_that_lists_nothing_can_be_opened() {
+    if is_skipped("a_file_deep_below_a_web_server_that_lists_nothing_can_be_opened") {
+        return;
+    }
+    let root = tempfile::tempdir().expect("temporary directory");
+    let deep = root.path().join("llama-3.1-8b/v1.0");
+    fs::create_dir_all(&deep).expect("created");
+    fs::write(deep.join("file.bin"), "what is deep").expect("written");
+    let served = root.path().to_owned();
+    let started = tokio::task::spawn_blocking(move || {
+        // Redirects to the slash and then refuses, as nginx does; and a server that knows no directories at all.
+        let redirects = Nginx::start(&served, "").expect("nginx");
+        let knows_none = "if (-d $request_filename) { return 404; }";
+        (redirects, Nginx::start(&served, knows_none).expect("nginx"))
+    });
+    let (redirects, knows_none) = started.await.expect("no panic");
+    let mount = mounted(root.path()).await;
+    for server in [&redirects, &knows_none] {
+        let host = server.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let at = mount.at().join("http").join(host);
+        let work = move || {
+            let file = at.join("llama-3.1-8b/v1.0/file.bin");
+            assert_eq!(output("cat", &[file.to_str().expect("text")]), "what is deep");
+            // Programs believe what they hear of files that may be there or not.
+            for missing in ["llama-3.1-8b/config.json", "llama-3.1-8b/v1.0/model.safetensors"] {
+                let e = fs::metadata(at.join(missing)).expect_err("missing");
+                assert_eq!(e.kind(), io::ErrorKind::NotFound, "{missing}");
+            }
+        };
+        tokio::task::spawn_blocking(work).await.expect("no panic");
+    }
 }

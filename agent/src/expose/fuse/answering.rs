@@ -136,7 +136,7 @@ impl Shared {
     }
 
     pub(super) async fn lookup(self: &Arc<Self>, path: &NamespacePath) -> Result<Arc<Inode>> {
-        let entry = within(self.agent.namespace().stat(path)).await?;
+        let entry = within(self.agent.namespace().walk(path)).await?;
         let inode = self.inodes.lock().enter(path, Kind::from(&entry));
         self.sweep();
         Ok(inode)

@@ -99,6 +99,7 @@ fn a_plan_says_what_comes_from_where() {
         peers: 3,
         estimated_seconds: Some(1.5),
         manifest_known: true,
+        stale_reason: None,
         files: vec![PlannedFile {
             path: "model.safetensors".to_owned(),
             bytes: 512 << 20,
