@@ -325,6 +325,8 @@ impl Artifact {
             let (Ok(place), Some(hash)) = (self.place(index), state.hashes[index as usize]) else { continue };
             if state.take_out(index, place) {
                 state.suspects.insert(index, hash);
+                // In doubt, which is not wrong: whoever hashes it next finds out.
+                state.broken.remove(&index);
                 if state.manifest.is_none() {
                     state.hashes[index as usize] = None;
                 }
