@@ -74,13 +74,15 @@ pub(crate) async fn bring(
             return Err(no_manifest(&reference));
         }
         let swarm = resolved.blueprint.swarm_id();
-        match materialise(engine, request, &reference, &patterns, resolved, report).await {
+        let done = materialise(engine, request, &reference, &patterns, resolved, report).await;
+        let is_missed = done.is_err() && engine.store.misses_files(swarm).await;
+        match done {
             Err(e) if origin_changed(&e) && restarts < RESTARTS_MAX => {
                 tracing::warn!(reference = %reference, error = %e, "origin changed: starting over on the new version");
                 outdated = Some(swarm);
                 restarts += 1;
             }
-            Err(e) if !engine.store.lost(swarm).is_empty() && restarts < RESTARTS_MAX => {
+            Err(e) if is_missed && restarts < RESTARTS_MAX => {
                 tracing::warn!(reference = %reference, error = %e, "files were removed under the pull: fetching them anew");
                 restarts += 1;
             }

@@ -360,6 +360,16 @@ impl Store {
         self.shelf.artifact(swarm).map(|artifact| artifact.ailing()).unwrap_or_default()
     }
 
+    /// Looks whether files of an artifact were removed or replaced by somebody else. Reads no byte.
+    pub async fn misses_files(&self, swarm: SwarmId) -> bool {
+        let Ok(artifact) = self.shelf.artifact(swarm) else { return false };
+        let looked = self.blocking(move |shelf| {
+            shelf.look(&artifact, &artifact.wanted_files())?;
+            Ok(!artifact.lost().is_empty())
+        });
+        looked.await.unwrap_or(false)
+    }
+
     /// Of these, those that somebody else removed or replaced.
     pub fn lost(&self, swarm: SwarmId) -> WantedFiles {
         self.shelf.artifact(swarm).map(|artifact| artifact.lost()).unwrap_or_default()
