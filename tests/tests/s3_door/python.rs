@@ -129,6 +129,10 @@ wrong = boto3.client('s3', aws_access_key_id='nobody', aws_secret_access_key='x'
 assert code(wrong.list_objects_v2, Bucket=bucket) == ('InvalidAccessKeyId', 403)
 wrong = boto3.client('s3', aws_secret_access_key='x' * 20, aws_access_key_id='door-key')
 assert code(wrong.list_objects_v2, Bucket=bucket) == ('SignatureDoesNotMatch', 403)
+try:
+    wrong.list_objects_v2(Bucket=bucket)
+except ClientError as e:
+    assert 's3.secret_key_file' in e.response['Error']['Message'], e
 "#;
 
 #[tokio::test(flavor = "multi_thread")]

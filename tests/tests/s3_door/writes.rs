@@ -91,6 +91,10 @@ assert code(s3.put_object, Bucket=bucket, Key=key, Body=b'x', IfNoneMatch='*') =
 s3.put_object(Bucket=bucket, Key=folder + '/fresh', Body=b'x', IfNoneMatch='*')
 s3.put_object(Bucket=bucket, Key=folder + '/empty', Body=b'')
 assert s3.head_object(Bucket=bucket, Key=folder + '/empty')['ContentLength'] == 0
+# A key that no file can have is not written, and is gone without being removed
+for nameless in ['/dir/', '/a//b']:
+    assert code(s3.put_object, Bucket=bucket, Key=folder + nameless, Body=b'') == 'InvalidArgument', nameless
+    s3.delete_object(Bucket=bucket, Key=folder + nameless)
 # In parts, and more than one request at once
 big = bytes(range(256)) * (100 << 10)
 s3.upload_fileobj(io.BytesIO(big), bucket, folder + '/big', Config=TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20))

@@ -18,7 +18,7 @@ use tower_http::timeout::TimeoutBody;
 use super::{
     buckets::Buckets,
     credentials::{Credentials, unsign},
-    errors::{said, told},
+    errors::{explained, said, told},
     hosts::Domains,
     inner::Inner,
     objects::Objects,
@@ -160,7 +160,7 @@ impl Requests {
             false => tokio::time::timeout(ANSWER_TIMEOUT, answer).await,
         };
         match answer {
-            Ok(Ok(Ok(response))) => response,
+            Ok(Ok(Ok(response))) => explained(response),
             Ok(Ok(Err(e))) => {
                 tracing::warn!(error = ?e, "S3 request could not be answered");
                 refused(S3Error::new(S3ErrorCode::InternalError))

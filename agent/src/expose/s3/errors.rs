@@ -1,7 +1,7 @@
 //! What an S3 client is told: the workspace's errors as S3's codes, with what to do about them.
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use s3s::{S3Error, S3ErrorCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use s3s::{Body, S3Error, S3ErrorCode};
 
 use crate::error::{self, Error, ErrorKind};
 
@@ -43,11 +43,67 @@ pub(super) fn said(code: S3ErrorCode, message: impl Into<std::borrow::Cow<'stati
     S3Error::with_message(code, message)
 }
 
+/// An answer of s3s's own, which says only the code of some errors, with a message.
+pub(super) fn explained(mut response: Response<Body>) -> Response<Body> {
+    if !response.status().is_client_error() && response.status() != StatusCode::NOT_IMPLEMENTED {
+        return response;
+    }
+    let Some(xml) = response.body().bytes() else { return response };
+    if let Some(with_message) = std::str::from_utf8(&xml).ok().and_then(add_message) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(with_message);
+    }
+    response
+}
+
+/// `None` where there is a message already, or nothing better to say than the code.
+fn add_message(xml: &str) -> Option<String> {
+    const END: &str = "</Code>";
+    let (head, rest) = xml.split_once(END)?;
+    let (_, code) = head.rsplit_once("<Code>")?;
+    if rest.contains("<Message>") {
+        return None;
+    }
+    let message = match code {
+        "SignatureDoesNotMatch" => {
+            "the signature is not the one that this request has by the agent's s3.secret_key_file: check the secret key, \
+             and that nothing on the way changes headers or the path"
+        }
+        "KeyTooLongError" => "a key has at most 1024 bytes",
+        "InvalidURI" => "path or query are not UTF-8 in percent encoding",
+        "InvalidBucketName" => "no bucket can be called that",
+        "NotImplemented" => "this door has no such operation",
+        "MethodNotAllowed" => "this door has no such operation for what the path names",
+        "IncompleteBody" => "the body ended before the length that was promised",
+        _ => return None,
+    };
+    Some(format!("{head}{END}<Message>{message}</Message>{rest}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn an_answer_without_a_message_gets_one_and_others_stay() {
+        let answer = |status: u16, xml: &str| {
+            let response = Response::builder().status(status).body(Body::from(xml.to_owned())).unwrap();
+            String::from_utf8(explained(response).body().bytes().unwrap().to_vec()).unwrap()
+        };
+        let told = answer(403, "<Error><Code>SignatureDoesNotMatch</Code></Error>");
+        assert!(told.starts_with("<Error><Code>SignatureDoesNotMatch</Code><Message>"), "{told}");
+        assert!(told.contains("s3.secret_key_file") && told.ends_with("</Message></Error>"), "{told}");
+        for (status, same) in [
+            (403, "<Error><Code>SignatureDoesNotMatch</Code><Message>why</Message></Error>"),
+            (400, "<Error><Code>Unheard</Code></Error>"),
+            (404, "no XML"),
+            (200, "<Code>KeyTooLongError</Code>"),
+        ] {
+            assert_eq!(answer(status, same), same);
+        }
+    }
 
     #[test]
     fn a_kind_is_told_with_its_status_and_when_to_come_back() {

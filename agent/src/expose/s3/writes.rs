@@ -73,7 +73,7 @@ impl Inner {
 
     fn writer(&self, bucket: &str, key: &str) -> S3Result<(NamespacePath, Writer)> {
         self.check_writable(bucket)?;
-        let path = self.buckets.object(bucket, key)?;
+        let path = self.buckets.object(bucket, key).map_err(|e| nameless(e, key))?;
         let writer = self.agent()?.namespace().writer(&path).map_err(|e| told(&e))?;
         Ok((path, writer))
     }
@@ -295,8 +295,12 @@ impl Inner {
     }
 
     async fn remove(&self, bucket: &str, key: &str) -> S3Result<()> {
+        self.check_writable(bucket)?;
+        // What cannot be there is gone.
+        if matches!(self.buckets.object(bucket, key), Err(e) if e.code() == &S3ErrorCode::NoSuchKey) {
+            return Ok(());
+        }
         let (path, writer) = match self.writer(bucket, key) {
-            // What cannot be there is gone.
             Err(e) if e.code() == &S3ErrorCode::NoSuchKey => return Ok(()),
             found => found?,
         };
@@ -304,6 +308,18 @@ impl Inner {
         self.forget(&path);
         Ok(())
     }
+}
+
+/// To read a key that no file can have is to ask for what is not there; to write it is a mistake.
+fn nameless(e: S3Error, key: &str) -> S3Error {
+    if e.code() != &S3ErrorCode::NoSuchKey {
+        return e;
+    }
+    let text = format!(
+        "{key:?} has no file name here: write keys whose parts between the slashes are names, with no slash at the \
+         end; a directory is there once something is in it"
+    );
+    said(S3ErrorCode::InvalidArgument, text)
 }
 
 /// Makes an object of parts. That there must be none is the store's to see to; one that passes the condition over
