@@ -5,7 +5,7 @@
 //! ready told; and at a stop the reverse, within the deadline. Knows nothing of command lines.
 //!
 //! Invariant: `agent.json` is there only while an agent listens at the addresses in it, crashes
-//! excepted; it names the process, so that a reader can tell.
+//! excepted; it names the process, so that a reader can tell. An agent on a full disk goes without it.
 
 use std::{
     io::Write,
@@ -38,6 +38,8 @@ use crate::{
 pub const ADDRESS_FILE: &str = "agent.json";
 /// More worker threads than this only fight over the same memory bandwidth.
 const MAX_WORKERS: usize = 32;
+/// How often a full disk is asked again for the room that `agent.json` takes.
+const ADDRESS_FILE_AGAIN: Duration = Duration::from_secs(5);
 /// How long files that are open in the mount are waited for: their readers keep what the kernel reads for them.
 const UNMOUNT_WITHIN: Duration = Duration::from_secs(1);
 /// The exit code of a second signal, as shells print it for SIGINT.
@@ -91,13 +93,21 @@ impl RunningAgent {
 /// # Errors
 /// As [`Config::validate`], [`Agent::start`] and binding the HTTP door. Nothing is left behind then.
 pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(Bound)) -> Result<()> {
+    let _signals =
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(heed_signals(signals()?, stop.clone())));
+    run_until(stop, config, ready).await
+}
+
+/// As [`run`], in a process that heeds the signals itself: until `stop` alone. Not cancel-safe.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(stop: CancellationToken, config: Config, ready: impl FnOnce(Bound)) -> Result<()> {
     config.validate()?;
     metrics::install();
     let listener =
         TcpListener::bind(config.http.listen).await.at(|| format!("HTTP door on {}", config.http.listen))?;
     let http_addr = listener.local_addr().at(|| "address of the HTTP door".to_owned())?;
-    let _signals =
-        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(heed_signals(signals()?, stop.clone())));
 
     let slot = AgentSlot::default();
     let s3_door = s3::Door::bind(&config, slot.clone()).await?;
@@ -163,7 +173,13 @@ async fn attend(
     ready: impl FnOnce(Bound),
 ) -> Result<()> {
     let bound = Bound { http, quic: quic_addr(agent)?, s3 };
-    let _file = AddressFile::write(&config.data_dir, bound)?;
+    let mut file = AddressFile::write_if_room(&config.data_dir, bound)?;
+    if file.is_none() {
+        tracing::warn!(
+            data_dir = %config.data_dir.display(),
+            "the disk is full: until there is room, this agent is found by its address only"
+        );
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), http = %bound.http, quic = %bound.quic,
         s3 = bound.s3.map(tracing::field::display),
@@ -171,9 +187,14 @@ async fn attend(
     );
     notify(&[sd_notify::NotifyState::Ready]);
     ready(bound);
-    tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        ended = door => door_ended(ended, stop),
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            ended = &mut *door => return door_ended(ended, stop),
+            () = tokio::time::sleep(ADDRESS_FILE_AGAIN), if file.is_none() => {
+                file = AddressFile::write_if_room(&config.data_dir, bound)?;
+            }
+        }
     }
 }
 
@@ -201,6 +222,15 @@ fn door_ended(
 struct AddressFile(PathBuf);
 
 impl AddressFile {
+    /// `None` on a full disk: who is to make room there must be able to run.
+    fn write_if_room(data_dir: &Path, bound: Bound) -> Result<Option<Self>> {
+        match Self::write(data_dir, bound) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == ErrorKind::Full => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn write(data_dir: &Path, bound: Bound) -> Result<Self> {
         let path = data_dir.join(ADDRESS_FILE);
         let named = || path.display().to_string();
@@ -217,8 +247,11 @@ impl AddressFile {
             .mode(0o600)
             .open(&beside)
             .at(named)?;
-        file.write_all(&text).at(named)?;
-        std::fs::rename(&beside, &path).at(named)?;
+        let written = file.write_all(&text).and_then(|()| std::fs::rename(&beside, &path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+        written.at(named)?;
         Ok(Self(path))
     }
 }

@@ -305,6 +305,52 @@ async fn a_full_disk_fails_the_pull_with_the_reason_and_keeps_what_is_here() {
     large.is_whole(&large.pull(&agent).await);
 }
 
+// 10, by the command alone: who is to make room needs none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_preload_lists_finds_and_removes_by_itself() {
+    let Some(disk) = SmallDisk::new(32) else {
+        eprintln!("skipped: mounting a tmpfs needs root");
+        return;
+    };
+    let (kept, gone) = (Site::unpaced(4).await, Site::unpaced(4).await);
+    let (kept, gone) = (kept.reference(), gone.reference());
+    let by_itself = move || {
+        let data = disk.path().join("data").display().to_string();
+        let preload = |args: &[&str]| {
+            let args: Vec<&str> = args.iter().copied().chain(["--data-dir", &data]).collect();
+            let output = command::preload(&[], &args);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{args:?} ended with {}: {said}", output.status);
+            String::from_utf8(output.stdout).expect("text")
+        };
+        for reference in [&kept, &gone] {
+            preload(&["pull", reference]);
+        }
+        let filler = std::fs::File::create(disk.path().join("filler")).expect("a filler");
+        let full = fill(filler);
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+
+        let listed = preload(&["ls"]);
+        assert!(listed.contains(&kept) && listed.contains(&gone), "{listed}");
+        let path = preload(&["path", &gone]);
+        assert!(Path::new(path.trim()).exists(), "{path}");
+        preload(&["rm", &gone]);
+        assert!(!Path::new(path.trim()).exists(), "{path}");
+        let listed = preload(&["ls"]);
+        assert!(listed.contains(&kept) && !listed.contains(&gone), "{listed}");
+    };
+    tokio::task::spawn_blocking(by_itself).await.expect("no panic");
+}
+
+/// Writes until the disk refuses.
+fn fill(mut file: std::fs::File) -> std::io::Error {
+    use std::io::Write;
+    for size in [1 << 20, 1 << 12, 1] {
+        while let Ok(()) = file.write_all(&vec![1; size]) {}
+    }
+    file.write_all(&[1]).expect_err("the disk is not full")
+}
+
 // 7 and 12 at every named step of the way to a path.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_dies_at_any_step_has_no_path_to_wrong_bytes_and_completes_after_restart() {
