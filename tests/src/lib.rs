@@ -22,6 +22,7 @@ pub mod nginx;
 pub mod process_stats;
 pub mod rate;
 pub mod relay;
+pub mod scratch;
 pub mod site;
 pub mod swarm_bench;
 pub mod swarm_sim;

@@ -16,6 +16,7 @@ use emberline_tests::{
     binaries::{Binaries, workspace_root},
     conformance,
     environment::{self, Nginx, PYTHON_VERSIONS},
+    scratch::scratch,
 };
 
 fn package() -> PathBuf {
@@ -39,21 +40,18 @@ fn run(program: &Path, args: &[&OsStr]) -> Output {
 
 /// The wheel, built by the backend that `pyproject.toml` names.
 fn wheel() -> &'static Path {
-    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, wheel) = BUILT.get_or_init(|| {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
         let python = environment::package_builder().expect("pinned tools from PyPI");
-        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = scratch("wheel").expect("a folder");
         let args = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"];
         let mut args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
-        args.extend([dir.path().as_os_str(), ".".as_ref()]);
+        args.extend([dir.as_os_str(), ".".as_ref()]);
         let output = run(&python, &args);
         assert!(output.status.success(), "{}", words(&output));
-        let mut found =
-            fs::read_dir(dir.path()).expect("a directory").filter_map(|entry| Some(entry.ok()?.path()));
-        let wheel = found.find(|path| path.extension().is_some_and(|e| e == "whl")).expect("a wheel");
-        (dir, wheel)
-    });
-    wheel
+        let mut found = fs::read_dir(dir).expect("a directory").filter_map(|entry| Some(entry.ok()?.path()));
+        found.find(|path| path.extension().is_some_and(|e| e == "whl")).expect("a wheel")
+    })
 }
 
 /// Puts the wheel, and nothing else, into a folder for `PYTHONPATH`.

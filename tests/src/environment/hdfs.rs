@@ -10,8 +10,6 @@ use std::{
     time::Duration,
 };
 
-use tempfile::TempDir;
-
 use super::{Result, cache::part, maven};
 
 const HADOOP: &str = "3.4.2";
@@ -27,27 +25,27 @@ pub struct MiniHdfs {
     child: Child,
     talk: Mutex<(Option<ChildStdin>, mpsc::Receiver<String>)>,
     url: String,
-    _dir: TempDir,
 }
 
 impl MiniHdfs {
-    /// Starts one; empty. Takes a while. Blocks.
+    /// Starts one, with its data in `dir`; empty. Takes a while. Blocks.
     ///
     /// # Errors
     /// What is missing.
-    pub fn start() -> Result<Self> {
+    pub fn start(dir: &Path) -> Result<Self> {
         let home = program()?;
-        let dir = tempfile::tempdir().map_err(|e| format!("HDFS: {e}"))?;
-        let log_path = dir.path().join("hdfs.log");
+        let log_path = dir.join("hdfs.log");
         let log = std::fs::File::create(&log_path).map_err(|e| format!("HDFS: {e}"))?;
         let mut child = Command::new("java")
+            .arg("-XX:-UsePerfData")
+            .arg(format!("-Djava.io.tmpdir={}", dir.display()))
             .arg("-cp")
             .arg(format!("{}/lib/*:{}", home.display(), home.display()))
             .arg("MiniHdfs")
-            .arg(dir.path().join("data"))
+            .arg(dir.join("data"))
             .env_remove("HADOOP_CONF_DIR")
             .env_remove("HADOOP_HOME")
-            .current_dir(dir.path())
+            .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -66,8 +64,7 @@ impl MiniHdfs {
                 }
             }
         });
-        let mut hdfs =
-            Self { child, talk: Mutex::new((Some(commands), answers)), url: String::new(), _dir: dir };
+        let mut hdfs = Self { child, talk: Mutex::new((Some(commands), answers)), url: String::new() };
         let first = {
             let talk = hdfs.talk.lock().unwrap_or_else(PoisonError::into_inner);
             talk.1.recv_timeout(START_TIMEOUT)

@@ -1,6 +1,10 @@
 //! S3 servers: moto, which honours `If-Match` and asks for no credentials, and SeaweedFS, which does ask.
 
-use std::{path::Path, process::Command};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{
     Result,
@@ -83,6 +87,20 @@ impl Moto {
 pub struct Weed {
     server: Server,
     s3_port: u16,
+    /// Behind the server: removed when it is gone.
+    sockets: Leftovers,
+}
+
+/// Files that are removed on drop, those that are there.
+#[derive(Debug, Default)]
+struct Leftovers(Vec<PathBuf>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Weed {
@@ -99,6 +117,8 @@ impl Weed {
                   "actions":["Admin","Read","List","Write","Tagging"]}},
                 {{"name":"anonymous","actions":["Read:public","List:public"]}}]}}"#
         );
+        // It makes these wherever its other temporary files go, and leaves them when it is killed.
+        let sockets = RefCell::new(Leftovers::default());
         let server = Server::start(
             "weed",
             |port, dir| {
@@ -107,29 +127,42 @@ impl Weed {
                 let data = dir.join("data");
                 std::fs::create_dir_all(&data).map_err(|e| format!("weed: {e}"))?;
                 let mut command = Command::new(&weed);
-                command.arg("server").arg(format!("-dir={}", data.display()));
+                // Its sockets go to /tmp otherwise, and its log beside them.
+                command.arg("-logtostderr").arg("server").arg(format!("-dir={}", data.display()));
                 command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.port.iceberg=0"]);
                 command.arg(format!("-s3.config={}", config_path.display()));
                 command.arg(format!("-s3.port={s3_port}")).arg(format!("-filer.port={port}"));
+                for name in ["filer", "s3"] {
+                    command.arg(format!(
+                        "-{name}.localSocket={}",
+                        dir.join(name).with_extension("sock").display()
+                    ));
+                }
                 for name in ["master.port", "volume.port"] {
                     let port = free_port().map_err(|e| format!("weed: {e}"))?;
                     command.arg(format!("-{name}={port}"));
                 }
-                for name in ["s3.port.grpc", "filer.port.grpc", "master.port.grpc", "volume.port.grpc"] {
+                for name in ["s3", "filer", "master", "volume"] {
                     let port = free_port().map_err(|e| format!("weed: {e}"))?;
-                    command.arg(format!("-{name}={port}"));
+                    command.arg(format!("-{name}.port.grpc={port}"));
+                    sockets.borrow_mut().0.push(format!("/tmp/seaweedfs-{name}-grpc-{port}.sock").into());
                 }
                 Ok(command)
             },
             |_| accepts(([127, 0, 0, 1], s3_port).into()),
         )?;
-        Ok(Self { server, s3_port })
+        Ok(Self { server, s3_port, sockets: sockets.into_inner() })
     }
 
     /// Base URL of its S3 door.
     pub fn url(&self) -> String {
         debug_assert!(self.server.address.ip().is_loopback());
         format!("http://127.0.0.1:{}", self.s3_port)
+    }
+
+    /// The sockets that it makes outside of its folder.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets.0
     }
 
     /// As [`Moto::upload`].

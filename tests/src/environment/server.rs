@@ -53,7 +53,7 @@ impl Server {
         let log_path = dir.path().join("server.log");
         let log = File::create(&log_path).map_err(|e| format!("{name}: {e}"))?;
         let errors = log.try_clone().map_err(|e| format!("{name}: {e}"))?;
-        let child = command(port, dir.path())?
+        let child = at_home(command(port, dir.path())?, dir.path())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -92,7 +92,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What a JVM that is killed leaves, whatever it is told of temporary files: none of another process, for
+        // this one's number was ours until now.
+        let _ = std::fs::remove_file(format!("/tmp/.java_pid{}", self.child.id()));
     }
+}
+
+/// Has a program leave its temporary files where they go with it.
+fn at_home(mut command: Command, dir: &Path) -> Command {
+    let java = format!("-XX:-UsePerfData -Djava.io.tmpdir={}", dir.display());
+    command.env("TMPDIR", dir).env("JAVA_TOOL_OPTIONS", java);
+    command
 }
 
 /// A port that nobody listens on at this moment.

@@ -44,6 +44,7 @@ pub fn spark_reads(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new("java");
     command.args([
         "-Xmx1g",
+        "-XX:-UsePerfData",
         "-XX:+IgnoreUnrecognizedVMOptions",
         "-Dio.netty.tryReflectionSetAccessible=true",
     ]);

@@ -25,6 +25,9 @@ pub(super) enum Origin {
     S3(Seaweed),
 }
 
+/// Of the parts of SeaweedFS, for each other.
+const GRPC_PORTS: [(&str, u16); 4] = [("s3", 18333), ("filer", 18888), ("master", 19333), ("volume", 18080)];
+
 /// A SeaweedFS with the model in a bucket; stopped on drop.
 pub(super) struct Seaweed {
     child: Child,
@@ -103,11 +106,15 @@ impl Seaweed {
         std::fs::write(&config, identities).at(|| config.display().to_string())?;
         let mut command = Command::new(weed);
         command
+            .arg("-logtostderr")
             .arg("server")
+            .arg(format!("-filer.localSocket={}", home.join("filer.sock").display()))
+            .arg(format!("-s3.localSocket={}", home.join("s3.sock").display()))
             .arg(format!("-dir={}", data.display()))
             .arg(format!("-ip={addr}"))
             .args(["-ip.bind=0.0.0.0", "-filer", "-s3", "-s3.port.iceberg=0", "-volume.max=16"])
             .arg("-master.volumeSizeLimitMB=1024")
+            .args(GRPC_PORTS.map(|(name, port)| format!("-{name}.port.grpc={port}")))
             .arg(format!("-s3.port={S3_PORT}"))
             .arg(format!("-s3.config={}", config.display()))
             .current_dir(home)
@@ -163,5 +170,9 @@ impl Drop for Seaweed {
         // Gone already is as good.
         drop(self.child.kill());
         drop(self.child.wait());
+        // Sockets that it makes in /tmp whatever it is told, and leaves when it is killed.
+        for (name, port) in GRPC_PORTS {
+            drop(std::fs::remove_file(format!("/tmp/seaweedfs-{name}-grpc-{port}.sock")));
+        }
     }
 }

@@ -14,6 +14,7 @@ use emberline_agent::{
 use emberline_tests::{
     agent_process::{AgentOptions, AgentProcess},
     environment::MiniHdfs,
+    scratch::scratch,
     site::PATIENCE,
 };
 
@@ -22,7 +23,7 @@ use super::{assert_same, config, model_folder, on_disk, open, pull, read};
 /// One for all tests: it takes long to start.
 fn hdfs() -> &'static MiniHdfs {
     static STARTED: OnceLock<MiniHdfs> = OnceLock::new();
-    STARTED.get_or_init(|| MiniHdfs::start().expect("HDFS"))
+    STARTED.get_or_init(|| MiniHdfs::start(&scratch("hdfs").expect("a folder")).expect("HDFS"))
 }
 
 fn reference(path: &str) -> Reference {

@@ -123,6 +123,17 @@ async fn what_a_web_server_does_not_have_is_said_with_advice() {
 }
 
 #[tokio::test]
+async fn a_folder_without_its_slash_is_told_how_to_write_it() {
+    let folder = model_folder();
+    let nginx = Nginx::start(folder.path(), "").unwrap();
+    let error = open(config(), &http(&format!("{}/onnx", nginx.url()))).snapshot().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    for words in ["/onnx is a folder", "with a / at its end", LISTING_FILE] {
+        assert!(error.to_string().contains(words), "{words} is not in: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_listing_that_lies_is_refused() {
     let folder = model_folder();
     let nginx = Nginx::start(folder.path(), "").unwrap();
@@ -225,6 +236,7 @@ async fn a_private_authority_is_trusted_where_it_is_named_and_nowhere_else() {
     let error = open(with(None), &reference).snapshot().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("ca_file"), "{error}");
+    assert!(error.to_string().contains("no authority that is known here has signed it"), "{error}");
     let error = Origins::new(with(Some(key))).unwrap().open(&reference).err().unwrap();
     assert!(error.to_string().contains("no certificate"), "{error}");
 }

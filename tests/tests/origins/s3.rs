@@ -7,7 +7,10 @@ use emberline_agent::{
     origin::{OriginsConfig, S3BucketConfig, S3Config},
     reference::Reference,
 };
-use emberline_tests::environment::{FaultProxy, Moto, S3_KEY, S3_SECRET, Weed, run_python};
+use emberline_tests::{
+    environment::{FaultProxy, Moto, S3_KEY, S3_SECRET, Weed, run_python},
+    scratch::scratch,
+};
 
 use super::{assert_same, bucket, config, model_folder, on_disk, open, pull, read};
 
@@ -25,9 +28,9 @@ fn anonymous(endpoint: &str) -> OriginsConfig {
 
 /// For moto, which takes any key pair but wants one.
 pub(super) fn s3(endpoint: &str) -> OriginsConfig {
-    static KEYS: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = KEYS.get_or_init(|| tempfile::tempdir().unwrap());
-    signed(endpoint, credentials(dir.path(), "any", "any"))
+    static KEYS: OnceLock<PathBuf> = OnceLock::new();
+    let dir = KEYS.get_or_init(|| scratch("s3-keys").unwrap());
+    signed(endpoint, credentials(dir, "any", "any"))
 }
 
 fn signed(endpoint: &str, credentials_file: PathBuf) -> OriginsConfig {
@@ -214,4 +217,13 @@ async fn a_session_token_is_sent_along_and_signed() {
         let signed = head.split("signedheaders=").nth(1).unwrap();
         assert!(signed.split(',').next().unwrap().contains("x-amz-security-token"), "{head}");
     }
+}
+
+#[test]
+fn a_server_of_the_tests_leaves_no_socket_behind() {
+    let weed = Weed::start().unwrap();
+    let sockets = weed.sockets().to_vec();
+    assert!(!sockets.is_empty() && sockets.iter().all(|socket| socket.exists()), "{sockets:?}");
+    drop(weed);
+    assert!(sockets.iter().all(|socket| !socket.exists()), "{sockets:?}");
 }
