@@ -84,6 +84,50 @@ pub fn inserted(readme: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
+/// Clients that come with the operating system: their version is the machine's, not one that the tests pin.
+const OF_THE_SYSTEM: [&str; 11] = [
+    "aria2c",
+    "curl",
+    "find",
+    "fusermount3",
+    "h2load",
+    "ls",
+    "rclone",
+    "read and mmap (Linux)",
+    "sha256sum",
+    "torch",
+    "wget",
+];
+
+/// Rows in which the table of `readme` differs from `table`, one a line: `-` before those that are only in README,
+/// `+` before those that were run. The versions of what the operating system brings may differ.
+///
+/// # Errors
+/// As [`inserted`].
+pub fn differences(readme: &str, table: &str) -> Result<Vec<String>> {
+    inserted(readme, table)?;
+    let written = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    let (written, run) = (rows(written.map_or("", |(table, _)| table)), rows(table));
+    let only = |sign, these: &BTreeSet<String>, those: &BTreeSet<String>| -> Vec<String> {
+        these.difference(those).map(|row| format!("{sign} {row}")).collect()
+    };
+    Ok([only('-', &written, &run), only('+', &run, &written)].concat())
+}
+
+/// The rows of a table, without what may differ from machine to machine.
+fn rows(table: &str) -> BTreeSet<String> {
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+        match cells.as_slice() {
+            [door, client, _, what] if OF_THE_SYSTEM.contains(client) => {
+                format!("| {door} | {client} | (the system's) | {what} |")
+            }
+            cells => format!("| {} |", cells.join(" | ")),
+        }
+    };
+    table.lines().filter(|line| line.trim_start().starts_with('|')).map(row).collect()
+}
+
 fn records_dir() -> PathBuf {
     let target = profile_dir().ok().and_then(|dir| dir.parent().map(Path::to_owned));
     target.unwrap_or_else(|| workspace_root().join("target")).join("conformance")
@@ -159,6 +203,21 @@ mod tests {
             assert_eq!(keep(dir.path(), &bad).expect_err("refused").kind(), ErrorKind::Invalid, "{bad:?}");
         }
         assert_eq!(read(dir.path()).expect("records"), []);
+    }
+
+    #[test]
+    fn a_row_more_or_less_is_a_difference_and_a_version_of_the_system_is_none() {
+        let pinned = passed("boto3", "1.2", "get");
+        let system = |version| passed("curl", version, "get");
+        let readme =
+            inserted(&format!("{BEGIN}{END}"), &table(&[pinned.clone(), system("7.88")])).expect("written");
+        let against = |records: &[Passed]| differences(&readme, &table(records)).expect("compared");
+        assert_eq!(against(&[pinned.clone(), system("8.1")]), Vec::<String>::new());
+        assert_eq!(against(&[system("7.88")]), ["- | S3 | boto3 | 1.2 | get |"]);
+        let newer = against(&[passed("boto3", "1.3", "get"), system("7.88")]);
+        assert_eq!(newer, ["- | S3 | boto3 | 1.2 | get |", "+ | S3 | boto3 | 1.3 | get |"]);
+        let more = against(&[pinned, system("7.88"), passed("curl", "7.88", "put")]);
+        assert_eq!(more.len(), 2, "{more:?}");
     }
 
     #[test]
