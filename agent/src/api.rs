@@ -228,9 +228,13 @@ pub struct PullStatus {
     pub peers: usize,
     /// Time since the pull was asked for.
     pub elapsed_seconds: f64,
-    /// Where the artifact is, once complete.
+    /// Where the artifact is, once complete: a directory.
     #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
+    /// The file in it, where the reference names a file and not a folder.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub file: Option<PathBuf>,
     /// The manifest's hash, once sealed.
     pub manifest: Option<String>,
     /// What went wrong.
@@ -273,6 +277,7 @@ impl PullStatus {
             peers: 0,
             elapsed_seconds: 0.0,
             path: None,
+            file: None,
             manifest: None,
             error: None,
             stale: false,
@@ -542,6 +547,12 @@ pub struct WarmNode {
     pub total_bytes: u64,
     /// Bytes there.
     pub done_bytes: u64,
+    /// Smoothed rate there of the last seconds.
+    #[serde(default)]
+    pub bytes_per_second: f64,
+    /// Best guess of the time left there; absent while there is none.
+    #[serde(default)]
+    pub eta_seconds: Option<f64>,
     /// What went wrong there.
     pub error: Option<Problem>,
 }
@@ -760,4 +771,8 @@ pub struct PathAnswer {
     /// The directory.
     #[schema(value_type = String)]
     pub path: PathBuf,
+    /// The file in it, where the reference names a file and not a folder.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub file: Option<PathBuf>,
 }

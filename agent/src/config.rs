@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use coordinatorless_p2p::ClusterSecret;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::s3::credentials_are_missing;
@@ -233,6 +234,9 @@ impl Config {
     /// # Errors
     /// `Invalid` with what to do; `NotFound` and `Denied` from the files named.
     pub fn validate(&self) -> Result<()> {
+        if self.data_dir.as_os_str().is_empty() {
+            return invalid("data_dir is empty: name the directory that artifacts live in");
+        }
         self.http.validate(self.shutdown_deadline)?;
         self.s3.validate(&self.mounts)?;
         self.cluster.validate()?;
@@ -327,7 +331,10 @@ impl ClusterSettings {
             (Some(_), 1..) => invalid(
                 "cluster.secret_file and cluster.ca_file, certificate_file, key_file exclude each other",
             ),
-            (Some(file), _) => read_private(file, "cluster secret").map(drop),
+            (Some(file), _) => {
+                read_private(file, "cluster secret")?;
+                ClusterSecret::from_file(file).map(drop)
+            }
             (None, 1 | 2) => invalid(
                 "cluster.ca_file, cluster.certificate_file and cluster.key_file belong together: give all three",
             ),

@@ -2,7 +2,10 @@
 //!
 //! Owns nothing of its own but the parts; jobs, doors and the agent stand above it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
 
 use coordinatorless_p2p::cluster::Cluster;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,8 @@ pub(crate) struct Engine {
     pub(crate) began: Instant,
     /// Cancelled when the agent stops: no job starts after that, and those under way end.
     pub(crate) cancel: CancellationToken,
+    /// Whether that was because somebody drained it: it stays, and takes nothing more.
+    pub(crate) drained: AtomicBool,
 }
 
 impl Engine {

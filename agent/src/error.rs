@@ -114,6 +114,9 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
     let hub = about(&["hf://", "hub ", "Hub "]);
     let bucket = about(&["s3://", "gs://", "az://", "abfs://", "bucket"]);
     match kind {
+        ErrorKind::NotFound if about(&["was not recorded yet"]) => Some(
+            "read it once from its path, as a server does, then take the order with `preload record REF --now`",
+        ),
         ErrorKind::NotFound if about(&["not here", "on this node"]) => {
             Some("bring it first with `preload pull`; `preload ls` lists what is here")
         }
@@ -165,6 +168,9 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
             Some("make room with `preload rm` or `preload unpin`, or raise `store.quota_bytes`")
         }
         ErrorKind::Timeout => Some("nothing came in time; try again, or allow more time"),
+        ErrorKind::Unavailable { .. } if about(&["was drained"]) => {
+            Some("ask another node (`preload members` lists them), or start this one again")
+        }
         ErrorKind::Unavailable { .. } if about(&["Connection refused", "connection refused"]) => {
             Some("nothing listens there: check the address, and that the other side runs")
         }
@@ -222,11 +228,13 @@ mod tests {
             (ErrorKind::Denied, "artifact 3fa9 is pinned", "--force"),
             (ErrorKind::NotFound, "artifact s3x is not here", "preload pull"),
             (ErrorKind::NotFound, "s3://bucket/x is not on this node", "preload pull"),
+            (ErrorKind::NotFound, "in which order s3://b/x is read was not recorded yet", "preload record"),
             (ErrorKind::NotFound, "no live member is called \"gpu-9\"", "preload members"),
             (ErrorKind::NotFound, "no live member has the manifest ember://00", "reference"),
             (ErrorKind::NotFound, "no file of s3://b/p matches the patterns (3 files there)", "preload plan"),
             (ErrorKind::NotFound, "https://host/x: 404", "URL"),
             (ErrorKind::NotFound, "/models/x: No such file or directory", "path"),
+            (ErrorKind::UNAVAILABLE, "this agent is shutting down: it was drained, and …", "another node"),
             (ErrorKind::Full, "pull of 9 GiB", "quota_bytes"),
         ];
         for (kind, message, expected) in cases {

@@ -191,7 +191,7 @@ async fn reuse(
     let chunks = wanted_chunks(&resolved.blueprint, wanted);
     let mut reused: u64 =
         chunks.iter().filter(|&c| inventory.held.contains(c)).map(|c| u64::from(lens[c as usize])).sum();
-    report.reused(reused);
+    report.held(reused);
     let mut on_trust = ChunkSet::new(resolved.blueprint.chunk_count());
     for index in chunks.iter().filter(|&c| !inventory.held.contains(c)) {
         if let Some(hash) = known.hash(index)

@@ -11,7 +11,11 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser},
 };
 
-use crate::config::{Config, ConfigSources, DEFAULT_FILE, Flag};
+use crate::{
+    config::{Config, ConfigSources, DEFAULT_FILE, Flag},
+    error::Result,
+    expose::fuse,
+};
 
 /// What can be said of an agent on its command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -111,13 +115,17 @@ impl AgentFlags {
 }
 
 /// What `--check-config` says of a configuration that works.
-pub fn approval(config: &Config) -> String {
-    format!(
+///
+/// # Errors
+/// As looking at the mountpoint.
+pub fn approval(config: &Config) -> Result<String> {
+    fuse::check(&config.fuse)?;
+    Ok(format!(
         "the configuration is fine: data in {}, HTTP on {}, QUIC on {}",
         config.data_dir.display(),
         config.http.listen,
         config.cluster.listen
-    )
+    ))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod plan;
 mod prices;
 mod publish;
 mod pulls;
+pub mod quantity;
 pub mod reader;
 mod records;
 pub mod reference;

@@ -65,7 +65,7 @@ fn serve(arguments: Arguments) -> Result<()> {
     let check_only = flags.check_config;
     let config = Config::load(&flags.sources(Places { data_dir, secret_file }))?;
     if check_only {
-        println!("{}", approval(&config));
+        println!("{}", approval(&config)?);
         return Ok(());
     }
     run::start_logging(&config.log)?;

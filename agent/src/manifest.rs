@@ -17,6 +17,7 @@ mod index;
 use std::{fmt, ops::Range, sync::OnceLock};
 
 use coordinatorless_p2p::{ChunkHash, MAX_CHUNK_BYTES, SwarmId};
+use percent_encoding::percent_decode_str;
 use rkyv::{rancor, util::AlignedVec};
 
 use self::index::Index;
@@ -93,6 +94,16 @@ pub struct ChunkPlace {
 }
 
 impl Blueprint {
+    /// The name of the one file of a reference that names a file and not a folder.
+    pub fn sole_file(&self) -> Option<String> {
+        let [file] = self.files.as_slice() else { return None };
+        let (name, is_url) = (file.path.to_string(), self.reference.starts_with("http"));
+        let named = if is_url { self.reference.split(['?', '#']).next()? } else { &self.reference };
+        let last = named.rsplit('/').next()?;
+        let is_it = last == name || percent_decode_str(last).decode_utf8().is_ok_and(|last| last == name);
+        is_it.then_some(name)
+    }
+
     /// A blueprint of these files.
     ///
     /// # Errors

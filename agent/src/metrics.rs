@@ -99,11 +99,7 @@ fn describe() {
     for (name, unit, help) in [
         (ORIGIN_BYTES, Unit::Bytes, "bytes read from origins by this node"),
         (PEER_BYTES, Unit::Bytes, "bytes received from other nodes"),
-        (
-            REUSED_BYTES,
-            Unit::Bytes,
-            "wanted bytes that were on this disk already, under this or another name",
-        ),
+        (REUSED_BYTES, Unit::Bytes, "wanted bytes taken from another artifact on this disk"),
         (WASTED_BYTES, Unit::Bytes, "bytes received in vain: lost hedges, and bytes that failed their hash"),
         (HEDGED_BYTES, Unit::Bytes, "bytes asked of a second node because the first was slow"),
         (SERVED_BYTES, Unit::Bytes, "bytes handed out, by door"),

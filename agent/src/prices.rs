@@ -1,7 +1,8 @@
 //! What bytes cost: prices as the operator configures them, and money for bytes.
 //!
-//! Only what others send here is priced: what origins outside of this machine sent, and what came from nodes of
-//! other zones. The sum over all nodes is what the cluster paid for.
+//! Only what others send here is priced: what origins sent but for files of this machine, and what came from nodes of
+//! other zones. An origin on loopback is priced, too: what listens there is most often a tunnel or a proxy to one that
+//! costs. The sum over all nodes is what the cluster paid for.
 
 use serde::{Deserialize, Serialize};
 

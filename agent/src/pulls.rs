@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -67,7 +67,7 @@ impl Pulls {
     /// same request. `now`: somebody asks for what the origin has at this moment, not for what it had lately.
     pub(crate) fn start(&self, request: PullRequest, now: bool) -> Result<watch::Receiver<PullStatus>> {
         if self.engine.cancel.is_cancelled() {
-            return Err(stopping(SHUTTING_DOWN));
+            return Err(stopping(&self.engine, ""));
         }
         let reference = request.reference.parse::<Reference>()?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
@@ -169,9 +169,14 @@ impl Pulls {
     }
 }
 
-/// What a client hears when the agent goes: that it may come back.
-fn stopping(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Unavailable { retry_after: Some(AGENT_RETURNS) }, what)
+/// What a client hears when the agent goes: when it may come back, or that it takes nothing until somebody starts
+/// it again.
+fn stopping(engine: &Engine, what_then: &str) -> Error {
+    let (why, retry_after) = match engine.drained.load(Ordering::Acquire) {
+        true => (": it was drained, and pulls nothing until it is started again", None),
+        false => ("", Some(AGENT_RETURNS)),
+    };
+    Error::new(ErrorKind::Unavailable { retry_after }, format!("{SHUTTING_DOWN}{why}{what_then}"))
 }
 
 async fn run(
@@ -192,9 +197,10 @@ async fn run(
         biased;
         () = cancel.cancelled() => Err(why_cut_short(engine, &request.reference)),
         done = Box::pin(fetch::bring(engine, &request, now, &reporter)) => done,
+        never = reporter.tick() => match never {},
         () = limit => {
-            let left = reporter.left_bytes();
-            let text = format!("{} was not here after {:?} ({left} bytes to go)", request.reference, deadline.unwrap_or_default());
+            let (waited, missing) = (deadline.unwrap_or_default(), reporter.missing());
+            let text = format!("{} was not here after {waited:?} ({missing})", request.reference);
             Err(Error::new(ErrorKind::Timeout, text))
         }
     };
@@ -213,10 +219,10 @@ async fn run(
 
 fn why_cut_short(engine: &Engine, reference: &str) -> Error {
     if engine.cancel.is_cancelled() {
-        stopping(format!(
-            "{SHUTTING_DOWN}; what it has of {reference} is kept, and the pull goes on from there when it is asked \
-             for again"
-        ))
+        let what_then = format!(
+            "; what it has of {reference} is kept, and the pull goes on from there when it is asked for again"
+        );
+        stopping(engine, &what_then)
     } else {
         Error::new(ErrorKind::Cancelled, format!("pull of {reference} was cancelled"))
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     api::{Phase, Problem, PullStatus, Sources, precedence},
     error::{Error, ErrorKind, Result},
-    metrics,
+    metrics, quantity,
     resolve::Resolved,
     store::{Published, WantedFiles},
 };
@@ -23,6 +23,8 @@ use crate::{
 const RATE_WINDOW: Duration = Duration::from_secs(3);
 /// Silence is worth a word from here on: a chunk of a slow origin takes a few seconds.
 const QUIET: Duration = Duration::from_secs(5);
+/// How often a pull that waits says that it still does. Fetching has its own beat.
+const TICK_EVERY: Duration = Duration::from_secs(1);
 /// Changes are told at most this often.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -55,6 +57,10 @@ struct ReporterState {
     base: Sources,
     /// What the metrics have heard.
     counted: Sources,
+    /// The name of the one file, where the reference names a file.
+    sole_file: Option<String>,
+    /// What of `reused` was here under this name: nothing had to be done for it.
+    held: u64,
     rate_at: Instant,
     rate_bytes: u64,
     /// When the last chunk came.
@@ -72,6 +78,8 @@ impl Reporter {
             before: Progress::default(),
             base: Sources::default(),
             counted: Sources::default(),
+            sole_file: None,
+            held: 0,
             rate_at: now,
             rate_bytes: 0,
             heard: now,
@@ -108,7 +116,8 @@ impl Reporter {
     }
 
     pub(crate) fn resolved(&self, resolved: &Resolved, wanted: &WantedFiles) {
-        self.update(|s, _| {
+        self.update(|s, state| {
+            state.sole_file = resolved.blueprint.sole_file();
             s.swarm = Some(resolved.blueprint.swarm_id().to_string());
             s.revision.clone_from(&resolved.blueprint.revision);
             s.total_bytes = wanted.iter().map(|&f| resolved.blueprint.files[f].size).sum();
@@ -117,6 +126,12 @@ impl Reporter {
             s.stale = resolved.stale;
             s.stale_reason.clone_from(&resolved.why_stale);
         });
+    }
+
+    /// So many bytes were here before anything was done.
+    pub(crate) fn held(&self, bytes: u64) {
+        self.reused(bytes);
+        lock(&self.state).held += bytes;
     }
 
     /// So many bytes are here without any download.
@@ -166,6 +181,16 @@ impl Reporter {
         self.update(pace);
     }
 
+    /// Tells for how long the pull has been waiting, wherever it waits. Never ends.
+    pub(crate) async fn tick(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(TICK_EVERY).await;
+            if self.status.borrow().phase != Phase::Fetching {
+                self.update(|_, _| {});
+            }
+        }
+    }
+
     pub(crate) fn file_done(&self) {
         self.update(|s, _| s.done_files += 1);
     }
@@ -176,9 +201,13 @@ impl Reporter {
         precedence(status.priority, status.deadline)
     }
 
-    pub(crate) fn left_bytes(&self) -> u64 {
+    /// What is missing, for who does not wait any longer.
+    pub(crate) fn missing(&self) -> String {
         let status = self.status.borrow();
-        status.total_bytes - status.done_bytes
+        match status.phase {
+            Phase::Resolving => "the origin had not answered yet".to_owned(),
+            _ => format!("{} to go", quantity::exactly(status.total_bytes - status.done_bytes)),
+        }
     }
 
     pub(crate) fn end(&self, result: Result<Published>) {
@@ -193,6 +222,7 @@ impl Reporter {
                 Ok(published) => {
                     s.phase = Phase::Complete;
                     s.done_bytes = s.total_bytes;
+                    s.file = state.sole_file.as_ref().map(|name| published.path.join(name));
                     s.path = Some(published.path);
                     s.manifest = published.manifest.map(|m| m.to_string());
                 }
@@ -211,6 +241,8 @@ impl Reporter {
                 hedged: sources.hedged - state.counted.hedged,
             };
             state.counted = sources;
+            // The totals are of work: what was here is no more after the tenth pull of it.
+            let fresh = Sources { reused: fresh.reused.saturating_sub(state.held), ..fresh };
             metrics::received(fresh);
             let mut totals = lock(&self.totals);
             totals.sources.origin += fresh.origin;
@@ -256,5 +288,46 @@ fn sources_since(before: &Progress, now: &Progress) -> Sources {
         reused: now.reused_bytes.saturating_sub(before.reused_bytes),
         wasted: now.wasted_bytes.saturating_sub(before.wasted_bytes),
         hedged: now.hedged_bytes.saturating_sub(before.hedged_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reporter() -> (Reporter, watch::Receiver<PullStatus>, Arc<Mutex<Totals>>) {
+        let totals: Arc<Mutex<Totals>> = Arc::default();
+        let (status, follow) = watch::channel(PullStatus::new("p1", "s3://b/p"));
+        (Reporter::new(totals.clone(), status), follow, totals)
+    }
+
+    fn published() -> Result<Published> {
+        Ok(Published { path: "/models/p".into(), manifest: None })
+    }
+
+    #[test]
+    fn the_totals_count_what_was_taken_from_elsewhere_and_not_what_was_here() {
+        let (reporter, follow, totals) = reporter();
+        reporter.phase(Phase::Resolving);
+        reporter.held(100);
+        reporter.end(published());
+        assert_eq!(follow.borrow().sources.reused, 100, "its own status says what it found");
+        assert_eq!(lock(&totals).sources.reused, 0, "it had nothing to do");
+
+        let (reporter, follow, totals) = self::reporter();
+        reporter.phase(Phase::Resolving);
+        reporter.held(100);
+        reporter.reused(130);
+        reporter.end(published());
+        assert_eq!((follow.borrow().sources.reused, lock(&totals).sources.reused), (130, 30));
+    }
+
+    #[test]
+    fn who_gives_up_hears_what_is_missing_or_that_nothing_is_known_yet() {
+        let (reporter, _follow, _totals) = reporter();
+        reporter.phase(Phase::Resolving);
+        assert_eq!(reporter.missing(), "the origin had not answered yet");
+        reporter.phase(Phase::Fetching);
+        assert_eq!(reporter.missing(), "0 bytes to go");
     }
 }

@@ -168,6 +168,8 @@ fn fresh_node(node: &Node) -> WarmNode {
         phase: Phase::Resolving,
         total_bytes: 0,
         done_bytes: 0,
+        bytes_per_second: 0.0,
+        eta_seconds: None,
         error: None,
     }
 }
@@ -199,7 +201,19 @@ async fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Re
         let chosen = richest(pulls.engine.cluster.ring().owners(&key, live.len()), &held, count);
         return Ok(live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect());
     }
-    selector.ids.iter().map(|text| by_name(&live, text)).collect()
+    by_names(&live, &selector.ids)
+}
+
+/// Each node once, in the order in which they are named: the name and the id of one node are the same node.
+fn by_names(live: &[Node], names: &[String]) -> Result<Vec<Node>> {
+    let mut nodes: Vec<Node> = Vec::with_capacity(names.len());
+    for name in names {
+        let node = by_name(live, name)?;
+        if nodes.iter().all(|known| known.id != node.id) {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
 }
 
 /// Those that have most, then those that come first in `ranked`.
@@ -300,14 +314,22 @@ async fn run(
             s.state = JobState::Cancelled;
         } else {
             s.state = JobState::Failed;
-            let first = s
-                .nodes
-                .iter()
-                .find_map(|n| n.error.as_ref().map(|e| format!(" ({}: {})", n.name, e.message)));
-            let text = format!("{} of {} nodes are ready{}", s.ready, s.min_ready, first.unwrap_or_default());
-            s.error = Some(Problem::from(&Error::new(ErrorKind::UNAVAILABLE, text)));
+            s.error = Some(shortfall(s));
         }
     });
+}
+
+/// Why too few nodes are ready. Where none is and all give the same kind of reason, it is of that kind: what
+/// does not exist, or is denied to all, will not come by trying later.
+fn shortfall(s: &WarmStatus) -> Problem {
+    let errors = || s.nodes.iter().filter_map(|n| n.error.as_ref().map(|e| (n, e)));
+    let first = errors().next();
+    let why = first.map(|(n, e)| format!(" ({}: {})", n.name, e.message)).unwrap_or_default();
+    let text = format!("{} of {} nodes are ready{why}", s.ready, s.min_ready);
+    let kind = first.map(|(_, e)| e.error_kind()).filter(|kind| {
+        s.ready == 0 && errors().count() == s.nodes.len() && errors().all(|(_, e)| e.error_kind() == *kind)
+    });
+    Problem::from(&Error::new(kind.unwrap_or(ErrorKind::UNAVAILABLE), text))
 }
 
 /// Changes what is told of one node.
@@ -375,6 +397,7 @@ async fn follow(
         told(&|n| {
             n.phase = status.phase;
             (n.total_bytes, n.done_bytes) = (status.total_bytes, status.done_bytes);
+            (n.bytes_per_second, n.eta_seconds) = (status.bytes_per_second, status.eta_seconds);
             n.error.clone_from(&status.error);
         });
         if status.phase.is_over() {
@@ -410,6 +433,59 @@ async fn ask(pulls: &Pulls, node: NodeId, service: Service, id: &str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn member(byte: u8, name: &str) -> Node {
+        Node {
+            id: NodeId([byte; 16]),
+            name: name.to_owned(),
+            addr: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+            zone: String::new(),
+            weight: Node::WEIGHT,
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_named_twice_is_one_node() {
+        let live = [member(1, "a"), member(2, "b")];
+        let id = live[0].id.to_string();
+        let named = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            by_names(&live, &names).unwrap().into_iter().map(|node| node.name).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&["b", "a", "b"]), ["b", "a"]);
+        assert_eq!(named(&["a", &id, &id[..6]]), ["a"]);
+        assert_eq!(by_names(&live, &["c".to_owned()]).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_shortfall_is_of_the_kind_that_all_nodes_give_or_to_be_tried_again() {
+        let node = |byte, kind: Option<ErrorKind>| WarmNode {
+            error: kind.map(|kind| Problem::from(&Error::new(kind, "why"))),
+            ..fresh_node(&member(byte, "n"))
+        };
+        let status = |ready, nodes| WarmStatus {
+            id: "w1".to_owned(),
+            reference: "s3://b/p".to_owned(),
+            state: JobState::Failed,
+            min_ready: 2,
+            ready,
+            nodes,
+            elapsed_seconds: 1.0,
+            error: None,
+            priority: Default::default(),
+            deadline: None,
+        };
+        let kind = |ready, kinds: [Option<ErrorKind>; 2]| {
+            let nodes = kinds.into_iter().zip(1..).map(|(kind, byte)| node(byte, kind)).collect();
+            shortfall(&status(ready, nodes)).error_kind()
+        };
+        let (missing, denied) = (Some(ErrorKind::NotFound), Some(ErrorKind::Denied));
+        assert_eq!(kind(0, [missing, missing]), ErrorKind::NotFound);
+        assert_eq!(kind(0, [missing, denied]), ErrorKind::UNAVAILABLE);
+        assert_eq!(kind(0, [missing, None]), ErrorKind::UNAVAILABLE);
+        assert_eq!(kind(1, [None, missing]), ErrorKind::UNAVAILABLE, "one node has it: it exists");
+    }
 
     #[test]
     fn those_that_have_most_come_first_then_those_the_ring_names() {

@@ -15,9 +15,11 @@ pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Resu
     let mut interrupt = signal(SignalKind::interrupt()).map_err(deaf)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(deaf)?;
     tokio::select! {
-        done = work => return Ok(Some(done)),
+        // Work that ends because of the signal is interrupted work.
+        biased;
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        done = work => return Ok(Some(done)),
     }
     tokio::spawn(async move {
         tokio::select! {

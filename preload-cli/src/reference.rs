@@ -41,10 +41,20 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(absolute)
 }
 
-/// What is worth calling it in a narrow column: its last part.
-pub(crate) fn label(reference: &str) -> String {
-    let trimmed = reference.trim_end_matches('/');
-    trimmed.rsplit('/').next().unwrap_or(trimmed).to_owned()
+/// A label for each: the last part, and for those that share it as many parts before it as tell them apart.
+pub(crate) fn labels(references: &[&str]) -> Vec<String> {
+    let tail = |reference: &str, parts: usize| {
+        let trimmed = reference.trim_end_matches('/');
+        let start = trimmed.rmatch_indices('/').nth(parts - 1).map_or(0, |(at, _)| at + 1);
+        trimmed[start..].to_owned()
+    };
+    let told_apart = |reference: &&str| {
+        let others = || references.iter().filter(|other| *other != reference);
+        let most = reference.matches('/').count() + 1;
+        let parts = (1..=most).find(|n| others().all(|other| tail(other, *n) != tail(reference, *n)));
+        tail(reference, parts.unwrap_or(most))
+    };
+    references.iter().map(told_apart).collect()
 }
 
 fn is_path(typed: &str) -> bool {
@@ -74,8 +84,14 @@ mod tests {
 
     #[test]
     fn a_label_is_the_last_part() {
-        assert_eq!(label("s3://bucket/llama/"), "llama");
-        assert_eq!(label("hf://org/name@main"), "name@main");
-        assert_eq!(label("llama"), "llama");
+        assert_eq!(labels(&["s3://bucket/llama/"]), ["llama"]);
+        assert_eq!(labels(&["hf://org/name@main", "llama"]), ["name@main", "llama"]);
+        assert_eq!(labels(&["llama", "llama"]), ["llama", "llama"]);
+    }
+
+    #[test]
+    fn labels_that_would_be_the_same_get_more_parts() {
+        let references = ["s3://a/x/llama", "s3://b/x/llama/", "gs://a/x/llama", "hf://org/qwen"];
+        assert_eq!(labels(&references), ["s3://a/x/llama", "b/x/llama", "gs://a/x/llama", "qwen"]);
     }
 }

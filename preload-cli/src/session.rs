@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{Client, DEFAULT_AGENT},
     failure::{Failure, Result},
+    interrupt::unless_interrupted,
     options::{Context, Global},
     units,
 };
@@ -96,10 +97,10 @@ impl Session {
     async fn find(context: &Context, fleet: bool) -> Result<Self> {
         let global = &context.global;
         match choose(global, env::var("EMBERLINE_AGENT").ok()) {
-            Choice::Agent(agent) => return Self::connect(&agent, global),
+            Choice::Agent(agent) => return Self::connect(&agent, context),
             Choice::Join => return Self::start(context, engine_config(global)?).await,
             Choice::Directory => {}
-            Choice::Default if listens(DEFAULT_AGENT).await => return Self::connect(DEFAULT_AGENT, global),
+            Choice::Default if listens(DEFAULT_AGENT).await => return Self::connect(DEFAULT_AGENT, context),
             Choice::Default => {}
         }
         let config = engine_config(global)?;
@@ -107,7 +108,7 @@ impl Session {
         if let Ok(Some(agent)) = RunningAgent::find(&config.data_dir) {
             let address = format!("http://{}", reachable(agent.bound.http));
             if listens(&address).await {
-                return Self::connect(&address, global);
+                return Self::connect(&address, context);
             }
         }
         if fleet {
@@ -119,8 +120,10 @@ impl Session {
         Self::start(context, config).await
     }
 
-    fn connect(address: &str, global: &Global) -> Result<Self> {
-        Ok(Self { client: Client::new(address, token(global)?)?, engine: None })
+    fn connect(address: &str, context: &Context) -> Result<Self> {
+        let output = context.output;
+        let client = Client::new(address, token(&context.global)?)?.telling(move |text| output.note(text));
+        Ok(Self { client, engine: None })
     }
 
     async fn start(context: &Context, config: Config) -> Result<Self> {
@@ -137,19 +140,31 @@ impl Session {
         ));
         let stop = CancellationToken::new();
         let (ready, bound) = oneshot::channel::<Bound>();
-        let run = run::run(config, stop.clone(), move |bound| {
+        // Signals are for the command: what it was asked to do ends first, with the words of who was interrupted.
+        let run = run::run_until(stop.clone(), config, move |bound| {
             // Nobody waits any more when the user was quicker.
             let _ = ready.send(bound);
         });
         let mut engine = Engine { stop, task: tokio::spawn(run) };
-        let Ok(bound) = bound.await else { return Err(engine.why_not(&data_dir).await) };
+        let bound = match unless_interrupted(bound).await? {
+            Some(Ok(bound)) => bound,
+            Some(Err(_)) => return Err(engine.why_not(&data_dir).await),
+            None => {
+                engine.stop.cancel();
+                let _ = engine.task.await;
+                return Err(Failure::interrupted("interrupted while starting"));
+            }
+        };
         let session =
             Self { client: Client::new(&format!("http://{}", bound.http), None)?, engine: Some(engine) };
-        if !join.is_empty()
-            && let Err(failure) = session.meet(context).await
-        {
-            session.close().await;
-            return Err(failure);
+        if !join.is_empty() {
+            let met = unless_interrupted(session.meet(context)).await?;
+            if let Err(failure) =
+                met.unwrap_or_else(|| Err(Failure::interrupted("interrupted while joining")))
+            {
+                session.close().await;
+                return Err(failure);
+            }
         }
         Ok(session)
     }

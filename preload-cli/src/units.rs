@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+pub use emberline_agent::quantity::bytes;
+
 /// Reads a size as people write it: `512MiB`, `1.5 GiB`, `2GB`, `4096`.
 ///
 /// # Errors
@@ -49,22 +51,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(d) => Ok(d),
         None => Err(format!("{text:?} is not a duration; write for example 90s, 5m or 1h30m")),
     }
-}
-
-/// `0 B`, `1023 B`, `1.5 KiB`, `512.0 MiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would print as 1024.0, so the next unit starts a little earlier.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// `98.2 MiB/s`; empty when nothing moves.

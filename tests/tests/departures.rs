@@ -98,4 +98,16 @@ async fn a_notice_that_is_no_time_is_refused_and_an_agent_alone_leaves_at_once()
     assert!(!client.status().await.expect("alive").leaving);
     let report: DrainReport = client.post("/v1/hooks/drain", &DrainHook::default()).await.expect("drained");
     assert!(report.alone_bytes == 0 && report.seconds < 5.0, "{report:?}");
+    // It takes nothing more, however long one waits: who asks is told that, and whom to ask.
+    let late = serde_json::json!({ "reference": "s3://bucket/model" });
+    let refused = client.request(Method::POST, "/v1/pulls", Some(late)).await.expect("alive");
+    let problem: serde_json::Value = serde_json::from_str(&refused.body).expect("a problem");
+    assert_eq!(
+        (refused.status, &problem["retry_after_seconds"]),
+        (503, &serde_json::Value::Null),
+        "{problem}"
+    );
+    let [message, advice] =
+        ["message", "advice"].map(|key| problem[key].as_str().unwrap_or_default().to_owned());
+    assert!(message.contains("was drained") && advice.contains("another node"), "{problem}");
 }

@@ -109,7 +109,8 @@ async fn deadlines_and_priorities_are_shown_raised_and_refused_where_they_make_n
     let status = agent.status().await.expect("a status");
     assert_eq!(status.pulls[0].priority.to_string(), "7");
 
-    let asked = json!({ "ref": models.reference(1), "count": 1, "deadline": "20m", "priority": "high" });
+    let asked =
+        json!({ "reference": models.reference(1), "count": 1, "deadline": "20m", "priority": "high" });
     let job: Value = agent.post("/v1/hooks/scale", &asked).await.expect("a job");
     assert_eq!(job["priority"], "high", "{job}");
     let begun = std::time::Instant::now();

@@ -190,7 +190,8 @@ listing_ttl = "30s"
 fill_max_bytes = "1GiB"
 
 # What bytes cost, for `preload plan`, `preload status` and metrics; 0: nothing, or not known. Each node counts
-# what is sent to it: by origins outside of this machine, and by nodes of other zones.
+# what is sent to it: by origins other than file://, also where they answer on loopback (most often a tunnel or proxy
+# to one that costs), and by nodes of other zones.
 [prices]
 origin_per_gib = 0.0
 cross_zone_per_gib = 0.0

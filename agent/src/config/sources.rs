@@ -76,7 +76,11 @@ pub(super) fn merge(sources: &ConfigSources) -> Result<Config> {
             continue;
         }
         let path: Vec<&str> = key.split("__").collect();
-        let value = typed(text, at(&known, &path));
+        let default = at(&known, &path);
+        if text.is_empty() && default.is_some_and(|default| !takes_nothing(default)) {
+            continue;
+        }
+        let value = typed(text, default);
         figment = figment.merge(Layer::new(format!("variable {name}"), nested(&path, value))?);
     }
     for Flag { flag, key, values } in &sources.flags {
@@ -90,7 +94,15 @@ pub(super) fn merge(sources: &ConfigSources) -> Result<Config> {
         };
         figment = figment.merge(Layer::new(format!("flag {flag}"), nested(&path, value))?);
     }
-    figment.extract().map_err(|error| blame(&error, &known))
+    figment.extract().map_err(|error| {
+        let written = figment.find_value(&error.path.join(".")).ok();
+        blame(&error, written.as_ref().and_then(Value::as_str), &known)
+    })
+}
+
+/// Whether nothing is a value for a key with this default. For every other an empty variable is one that is not set.
+fn takes_nothing(default: &serde_json::Value) -> bool {
+    default.as_str().is_some_and(str::is_empty) || default.is_array()
 }
 
 /// One source's settings and what to call it in errors.
@@ -185,7 +197,7 @@ fn is_service_link(key: &str) -> bool {
 }
 
 /// A figment error as a sentence of ours.
-fn blame(error: &figment::Error, known: &serde_json::Value) -> Error {
+fn blame(error: &figment::Error, written: Option<&str>, known: &serde_json::Value) -> Error {
     let source = error.metadata.as_ref().map_or("the defaults", |metadata| &*metadata.name);
     let key = error.path.join(".");
     let message = match &error.kind {
@@ -205,7 +217,17 @@ fn blame(error: &figment::Error, known: &serde_json::Value) -> Error {
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
             format!("`{key}` in {source}: expected {expected}, found {found}")
         }
-        other => format!("`{key}` in {source}: {other}"),
+        other => {
+            let why = other.to_string();
+            let example = match why.contains("socket address") {
+                true => ", such as 127.0.0.1:7580 or [::1]:7580",
+                false => "",
+            };
+            match written {
+                Some(written) => format!("`{key}` in {source}: {written:?}: {why}{example}"),
+                None => format!("`{key}` in {source}: {why}{example}"),
+            }
+        }
     };
     Error::new(ErrorKind::Invalid, message)
 }

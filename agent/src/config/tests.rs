@@ -165,8 +165,36 @@ fn a_secret_that_others_can_read_is_refused_with_the_command_that_helps() {
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert!(error.to_string().contains(&format!("chmod 600 {}", path.display())), "{error}");
     }
+    let short = private(dir.path(), "secret", "ab", 0o600);
+    let short = Config::load(&variables(&[("EMBERLINE_CLUSTER__SECRET_FILE", short.to_str().unwrap())]));
+    assert!(short.unwrap_err().to_string().contains("64 hex digits"), "what it holds is looked at");
     let directory = Config::load(&variables(&[("EMBERLINE_HTTP__TOKEN_FILE", dir.path().to_str().unwrap())]));
     assert_eq!(directory.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn a_value_that_is_none_is_shown_with_one_that_would_be() {
+    let error = Config::load(&variables(&[("EMBERLINE_HTTP__LISTEN", "localhost")])).unwrap_err().to_string();
+    for words in ["http.listen", "variable EMBERLINE_HTTP__LISTEN", "\"localhost\"", "127.0.0.1:7580"] {
+        assert!(error.contains(words), "{words} is not in: {error}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set_but_where_nothing_is_a_value() {
+    let loaded = Config::load(&variables(&[
+        ("EMBERLINE_DATA_DIR", ""),
+        ("EMBERLINE_CLUSTER__SECRET_FILE", ""),
+        ("EMBERLINE_HTTP__MAX_CONNECTIONS", ""),
+    ]));
+    assert_eq!(loaded.unwrap(), Config::default());
+    let dir = tempfile::tempdir().unwrap();
+    let zoned = file(dir.path(), "[cluster]\nzone = \"a\"");
+    let nowhere =
+        ConfigSources { environment: variables(&[("EMBERLINE_CLUSTER__ZONE", "")]).environment, ..zoned };
+    assert_eq!(Config::load(&nowhere).unwrap().cluster.zone, "");
+    let error = Config::load(&file(dir.path(), "data_dir = \"\"")).unwrap_err();
+    assert!(error.to_string().contains("data_dir is empty"), "{error}");
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn the_swarm_id_and_the_artifact_id_are_those_of_every_other_node() {
 }
 
 #[test]
+fn a_reference_names_a_file_where_that_is_all_there_is() {
+    let sole = |reference: &str, names: &[&str]| {
+        let files = names.iter().map(|name| file(name, &[1])).collect();
+        Blueprint::new(reference.into(), None, files).unwrap().sole_file()
+    };
+    for (reference, name) in [
+        ("s3://bucket/a/model.bin", "model.bin"),
+        ("https://host/a%20b.bin?key=x/y", "a b.bin"),
+        ("file:///models/a.gguf", "a.gguf"),
+        ("s3://bucket/odd?", "odd?"),
+    ] {
+        assert_eq!(sole(reference, &[name]).as_deref(), Some(name), "{reference}");
+    }
+    assert_eq!(sole("s3://bucket/model/", &["model"]), None, "a folder");
+    assert_eq!(sole("hf://org/name", &["config.json"]), None);
+    assert_eq!(sole("s3://bucket/a", &["a", "b"]), None);
+}
+
+#[test]
 fn every_chunk_has_the_place_that_counting_gives() {
     let blueprint = blueprint();
     let mut chunk = 0;

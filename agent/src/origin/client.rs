@@ -318,7 +318,8 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
             return Error::new(
                 ErrorKind::Denied,
                 format!(
-                    "{what}: the server's certificate is not trusted ({tls}); for a private authority set ca_file"
+                    "{what}: the server's certificate is not trusted: {}; for a private authority set ca_file",
+                    distrust(tls)
                 ),
             );
         }
@@ -336,6 +337,45 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
         return Error::with_source(kind, what, NotSent(why));
     }
     Error::new(kind, format!("{what}: {why}"))
+}
+
+/// Why a certificate is not trusted, in words; rustls has only the names of its types for most.
+fn distrust(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Reason;
+    let rustls::Error::InvalidCertificate(reason) = error else {
+        return "it showed none".to_owned();
+    };
+    match reason {
+        Reason::UnknownIssuer => "no authority that is known here has signed it".to_owned(),
+        Reason::Expired | Reason::ExpiredContext { .. } => {
+            "it has expired, or this machine's clock is wrong".to_owned()
+        }
+        Reason::NotValidYet | Reason::NotValidYetContext { .. } => {
+            "it is not valid yet, or this machine's clock is wrong".to_owned()
+        }
+        Reason::NotValidForName => "it is for another name".to_owned(),
+        Reason::NotValidForNameContext { expected, presented } => {
+            format!("it is for {}, not for {}", presented.join(", "), expected.to_str())
+        }
+        Reason::Revoked => "it was revoked".to_owned(),
+        Reason::BadSignature => "its signature is wrong".to_owned(),
+        Reason::BadEncoding => "it cannot be read".to_owned(),
+        Reason::Other(other) => in_words(&format!("{:?}", other.0)),
+        other => in_words(&format!("{other:?}")),
+    }
+}
+
+/// `ca used as end entity` for `CaUsedAsEndEntity`, and no more than the name of what carries more.
+fn in_words(name: &str) -> String {
+    let name: String = name.chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+    let mut words = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
 }
 
 /// The cause of an error whose request was never sent.
@@ -399,6 +439,19 @@ mod tests {
         for bad in ["-1", "soon", "1e400", "NaN"] {
             assert_eq!(wait(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_distrusted_in_words() {
+        use rustls::CertificateError as Reason;
+        let words = |reason| distrust(&rustls::Error::InvalidCertificate(reason));
+        assert_eq!(words(Reason::UnknownIssuer), "no authority that is known here has signed it");
+        assert!(words(Reason::Expired).contains("clock"));
+        assert_eq!(words(Reason::UnhandledCriticalExtension), "unhandled critical extension");
+        let other = rustls::OtherError(Arc::new(std::fmt::Error));
+        assert_eq!(words(Reason::Other(other)), "error");
+        assert_eq!(in_words("CaUsedAsEndEntity"), "ca used as end entity");
+        assert_eq!(in_words("NotValidFor { name: 1 }"), "not valid for");
     }
 
     #[test]

@@ -125,6 +125,14 @@ impl HttpOrigin {
         let url = self.url_of(&path)?;
         let what = shown(&url);
         let answer = self.client.send(self.ask(Method::HEAD, url.clone())).await?;
+        if answer.response.url().path() == format!("{}/", url.path()) {
+            let text = format!(
+                "{what} is a folder, says the server: write it with a / at its end, and put a listing of its files there, \
+                 {}",
+                listing::LISTING_FILE
+            );
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
         let status = answer.status();
         // A server leads to the page of a directory by its slash.
         let is_directory = !self.is_base() && answer.response.url().path() == format!("{}/", url.path());

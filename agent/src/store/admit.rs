@@ -26,6 +26,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
     manifest::{Blueprint, Manifest},
+    quantity::exactly,
 };
 
 /// How often victims are chosen anew when readers took a lease on those chosen before.
@@ -180,7 +181,7 @@ impl Shelf {
                 let _ = fs::remove_file(&path);
                 let made = disk::create_preallocated(&path, f.size);
                 made.and_then(|made| made.metadata()).at(|| {
-                    format!("{} cannot be preallocated with {} bytes", artifact.file_name(*file), f.size)
+                    format!("{} cannot be preallocated with {}", artifact.file_name(*file), exactly(f.size))
                 })
             });
             let made = made.map(|meta| {
@@ -236,7 +237,7 @@ impl Shelf {
         }
         Err(Error::new(
             ErrorKind::Full,
-            format!("{need} bytes wanted, and readers keep what could be evicted; try again"),
+            format!("{} wanted, and readers keep what could be evicted; try again", exactly(need)),
         ))
     }
 
@@ -312,8 +313,11 @@ impl Shelf {
             return Err(Error::new(
                 ErrorKind::Full,
                 format!(
-                    "{bytes} bytes wanted for a copy, {free} free on disk, {used} of {} used",
-                    self.limits.quota_bytes
+                    "{} wanted for a copy, {} free on disk, {} of {} used",
+                    exactly(bytes),
+                    exactly(free),
+                    exactly(used),
+                    exactly(self.limits.quota_bytes)
                 ),
             ));
         }
@@ -398,7 +402,7 @@ fn explain_full(e: Error, dir: &Path) -> Error {
     match (e.kind(), disk_space(dir)) {
         (ErrorKind::Full, Ok(disk)) => e.context(match disk.free_inodes {
             Some(0) => "no inodes are left on the file system; remove artifacts".to_owned(),
-            _ => format!("{} bytes are free on disk; free space or remove artifacts", disk.free_bytes),
+            _ => format!("{} are free on disk; free space or remove artifacts", exactly(disk.free_bytes)),
         }),
         _ => e,
     }

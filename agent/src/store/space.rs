@@ -9,6 +9,7 @@ use super::{StoreConfig, disk::BLOCK_BYTES};
 use crate::{
     error::{Error, ErrorKind, Result},
     manifest::Blueprint,
+    quantity::exactly,
 };
 
 /// The quota and where eviction starts and ends, in bytes.
@@ -38,8 +39,10 @@ impl Limits {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "store quota of {quota_bytes} bytes is larger than the file system, which has {disk_bytes}; \
-                     lower `store.quota_bytes`, or set 0 for 90 % of the file system"
+                    "store quota of {} is larger than the file system, which has {}; lower `store.quota_bytes`, or \
+                     set 0 for 90 % of the file system",
+                    exactly(quota_bytes),
+                    exactly(disk_bytes)
                 ),
             ));
         }
@@ -126,10 +129,12 @@ pub(super) fn choose_victims(
         return Err(Error::new(
             ErrorKind::Full,
             format!(
-                "{wanted} bytes wanted do not fit {limit}: {} of the quota of {} bytes free, {disk_free} bytes free \
-                 on disk, {evictable} bytes evictable; {advice}",
-                limits.quota_bytes.saturating_sub(used),
-                limits.quota_bytes,
+                "{} wanted do not fit {limit}: {} of the quota of {} free, {} free on disk, {} evictable; {advice}",
+                exactly(wanted),
+                exactly(limits.quota_bytes.saturating_sub(used)),
+                exactly(limits.quota_bytes),
+                exactly(disk_free),
+                exactly(evictable),
             ),
         ));
     }
@@ -183,9 +188,12 @@ mod tests {
         let err = victims(61, 60, vec![candidate(1, 20, true, 1)]).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Full);
         let text = err.to_string();
-        for part in
-            ["61 bytes wanted", "40 of the quota of 100", "1000 bytes free on disk", "20 bytes evictable"]
-        {
+        for part in [
+            "61 bytes wanted",
+            "40 bytes of the quota of 100 bytes free",
+            "1000 bytes free on disk",
+            "20 bytes evictable",
+        ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         // One byte less fits exactly.

@@ -66,37 +66,51 @@ impl Client {
     /// Cancel-safe: the job goes on without us.
     ///
     /// # Errors
-    /// `Unavailable` when the agent is gone for longer than it takes to restart, or has forgotten the job.
+    /// `Unavailable` when the agent is gone for longer than it takes to restart, or has forgotten the job;
+    /// `Timeout` when it hangs.
     pub async fn follow<J: Job>(&self, first: J, mut heard: impl FnMut(&J)) -> Result<J> {
         heard(&first);
         if first.is_over() {
             return Ok(first);
         }
         let id = first.id().to_owned();
-        if let Some(last) = self.stream(&id, &mut heard).await {
+        if let Some(last) = self.stream(&id, &mut heard).await? {
             return Ok(last);
         }
         self.poll(&id, &mut heard).await
     }
 
     /// The last status, if the stream lasted so long.
-    async fn stream<J: Job>(&self, id: &str, heard: &mut impl FnMut(&J)) -> Option<J> {
+    ///
+    /// # Errors
+    /// `Timeout` when the agent hangs: asking it again would only wait again.
+    async fn stream<J: Job>(&self, id: &str, heard: &mut impl FnMut(&J)) -> Result<Option<J>> {
         let request = self
             .request(Method::GET, &[J::ROUTE, id, "events"], &[])
             .header(header::ACCEPT, "text/event-stream");
-        let mut response = self.send(request).await.ok()?;
+        let hangs = |failure: &Failure| failure.problem.error_kind() == ErrorKind::Timeout;
+        let mut response = match self.send(request).await {
+            Ok(response) => response,
+            Err(failure) if hangs(&failure) => return Err(failure),
+            Err(_) => return Ok(None),
+        };
         let mut parser = EventParser::default();
-        while let Ok(Ok(Some(bytes))) = timeout(STREAM_IDLE, response.chunk()).await {
-            for event in parser.push(&bytes).ok()? {
+        loop {
+            let bytes = match timeout(STREAM_IDLE, self.watch(response.chunk())).await {
+                Ok(Ok(Some(bytes))) => bytes,
+                Ok(Err(failure)) if hangs(&failure) => return Err(failure),
+                Ok(_) | Err(_) => return Ok(None),
+            };
+            let Ok(events) = parser.push(&bytes) else { return Ok(None) };
+            for event in events {
                 // The last event may carry the status too; what carries none is left to the poll.
                 let Ok(status) = serde_json::from_str::<J>(&event.data) else { continue };
                 heard(&status);
                 if status.is_over() {
-                    return Some(status);
+                    return Ok(Some(status));
                 }
             }
         }
-        None
     }
 
     async fn poll<J: Job>(&self, id: &str, heard: &mut impl FnMut(&J)) -> Result<J> {
@@ -111,13 +125,15 @@ impl Client {
                     }
                 }
                 Err(failure) => match failure.problem.error_kind() {
-                    ErrorKind::Unavailable { .. } | ErrorKind::Timeout => {
+                    ErrorKind::Unavailable { .. } => {
                         if lost_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
                             return Err(failure);
                         }
                     }
                     ErrorKind::NotFound => return Err(self.forgotten(id)),
-                    ErrorKind::Denied
+                    // One that hangs was waited for already.
+                    ErrorKind::Timeout
+                    | ErrorKind::Denied
                     | ErrorKind::Invalid
                     | ErrorKind::Corrupt
                     | ErrorKind::Full

@@ -6,8 +6,9 @@
 
 mod events;
 mod follow;
+mod watch;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use emberline_agent::{
     api::{
@@ -37,15 +38,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is asked meanwhile.
 const START_POLL: Duration = Duration::from_millis(200);
-/// How long an answer may take that needs neither origin nor disk.
+/// How long an answer of a living agent may take that needs neither origin nor disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A caller of one agent. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    /// Who hears that an answer is late.
+    say: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client of {}", self.base)
+    }
 }
 
 #[derive(Serialize)]
@@ -77,7 +86,18 @@ impl Client {
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(|e| Failure::internal(format!("HTTP client: {}", root_cause(&e))))?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, say: Arc::new(|_| {}) })
+    }
+
+    /// Has `say` told when the agent makes itself waited for.
+    #[must_use]
+    pub fn telling(mut self, say: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.say = Arc::new(say);
+        self
+    }
+
+    fn say(&self, text: &str) {
+        (self.say)(text);
     }
 
     /// The agent's address.
@@ -205,12 +225,12 @@ impl Client {
         self.call(self.request(Method::GET, &["members"], &[])).await
     }
 
-    /// Has that node leave the cluster; the answer comes when it has.
+    /// Has that node leave the cluster; the answer comes when it has, which may take as long as the hook says.
     ///
     /// # Errors
     /// As [`members`](Self::members).
     pub async fn drain(&self, hook: &DrainHook) -> Result<DrainReport> {
-        self.call(self.request(Method::POST, &["hooks", "drain"], &[]).json(hook)).await
+        self.call_slow(self.request(Method::POST, &["hooks", "drain"], &[]).json(hook)).await
     }
 
     /// The limits on what passes between that node and the others.
@@ -275,7 +295,7 @@ impl Client {
                 return Err(Failure::internal("a request that cannot be sent twice"));
             };
             next = request.try_clone();
-            let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+            let response = self.watch(request.send()).await?;
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -289,7 +309,7 @@ impl Client {
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>> {
         let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|e| self.unreachable(&e))? {
+        while let Some(piece) = self.watch(response.chunk()).await? {
             if body.len() + piece.len() > MAX_ANSWER_BYTES {
                 return Err(self.foreign("an answer longer than any of ours"));
             }
@@ -334,9 +354,13 @@ impl Client {
                 .advice("see its log, and `preload status` for its load; then try again");
         }
         if error.is_connect() {
-            return Failure::new(ErrorKind::UNAVAILABLE, format!("no agent at {base}: {cause}")).advice(
-                "start one with `preload agent`, or name another with --agent URL or EMBERLINE_AGENT",
-            );
+            let advice = if base.scheme() == "https" {
+                "agents speak http: write http:// for the agent itself; https:// is for a proxy with TLS in front of it"
+            } else {
+                "start one with `preload agent`, or name another with --agent URL or EMBERLINE_AGENT"
+            };
+            return Failure::new(ErrorKind::UNAVAILABLE, format!("no agent at {base}: {cause}"))
+                .advice(advice);
         }
         Failure::new(ErrorKind::UNAVAILABLE, format!("lost the agent at {base}: {cause}"))
             .advice("see whether it still runs, then try again: a pull resumes where it stopped")

@@ -174,7 +174,7 @@ async fn references_arrive_whole_and_with_the_token() {
         let query = query.unwrap_or_default();
         let pairs = Url::parse(&format!("http://x/?{query}")).unwrap();
         let reference = pairs.query_pairs().find(|(k, _)| k == "reference").map(|(_, v)| v.into_owned());
-        Json(PathAnswer { reference: reference.unwrap_or_default(), path: "/x".into() })
+        Json(PathAnswer { reference: reference.unwrap_or_default(), path: "/x".into(), file: None })
     };
     let client = serve(Router::new().route("/v1/path", get(echo))).await;
     for reference in ["hf://org/name@rev", "https://h/a?b=c&d=e#f", "/models/ä ö+%2e"] {
@@ -209,6 +209,32 @@ async fn nobody_there_is_a_sentence_with_advice() {
     assert_eq!(failure.exit, exit_code(ErrorKind::UNAVAILABLE));
     assert!(failure.problem.message.contains("Connection refused"), "{failure:?}");
     assert!(failure.problem.advice.is_some_and(|a| a.contains("preload agent")));
+}
+
+#[tokio::test]
+async fn a_slow_answer_of_an_agent_that_lives_is_no_hang() {
+    let slow = || async {
+        // Longer than it takes to become suspicious.
+        sleep(Duration::from_secs(4)).await;
+        Json(Vec::<Member>::new())
+    };
+    let routes = Router::new().route("/v1/members", get(slow)).route("/healthz", get(|| async { "ok" }));
+    let said: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let hear = said.clone();
+    let client = serve(routes).await.telling(move |text| hear.lock().unwrap().push(text.to_owned()));
+    assert!(client.members().await.unwrap().is_empty());
+    assert!(said.lock().unwrap().is_empty(), "{said:?}");
+}
+
+#[tokio::test]
+async fn https_at_an_agent_is_explained() {
+    let client = serve(Router::new()).await;
+    let address = client.base().as_str().replace("http://", "https://");
+    let failure = Client::new(&address, None).unwrap().members().await.unwrap_err();
+    assert!(
+        failure.problem.advice.as_deref().is_some_and(|a| a.contains("agents speak http")),
+        "{failure:?}"
+    );
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl Agent {
         let check_only = flags.check_config;
         let config = Config::load(&flags.sources(Places { data_dir, secret_file }))?;
         if check_only {
-            return context.output.answer(&config, |config, _| approval(config));
+            let approval = approval(&config)?;
+            return context.output.answer(&config, |_, _| approval);
         }
         run::start_logging(&config.log)?;
         Ok(run::run(config, CancellationToken::new(), |_| {}).await?)

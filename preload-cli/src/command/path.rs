@@ -22,6 +22,6 @@ impl Path {
         let session = Session::open(context).await?;
         let answer = session.client().path(&reference).await;
         session.close().await;
-        context.output.answer(&answer?, |a, _| a.path.display().to_string())
+        context.output.answer(&answer?, |a, _| a.file.as_ref().unwrap_or(&a.path).display().to_string())
     }
 }

@@ -150,12 +150,16 @@ impl Pull {
         first.answered()
     }
 
-    /// Where a person finds it: where they asked it to be put, else below `models/`.
+    /// Where a person finds it, the folder or the file that was named: where they asked it to be put, else below
+    /// `models/`.
     fn path(&self, outcome: &Outcome) -> String {
         let Outcome::Ended(status) = outcome else { return String::new() };
-        let asked = self.to.as_deref().and_then(|to| reference::absolute(to).ok());
+        let name = status.file.as_ref().and_then(|file| file.file_name());
+        let within = |to: PathBuf| name.map_or_else(|| to.clone(), |name| to.join(name));
+        let asked = self.to.as_deref().and_then(|to| reference::absolute(to).ok()).map(within);
         let asked = asked.or_else(|| self.in_hub_cache(status));
-        asked.as_ref().or(status.path.as_ref()).map(|p| p.display().to_string()).unwrap_or_default()
+        let here = status.file.as_ref().or(status.path.as_ref());
+        asked.as_ref().or(here).map(|p| p.display().to_string()).unwrap_or_default()
     }
 }
 
@@ -178,7 +182,10 @@ async fn pull_all(
 ) -> Result<Vec<Result<PullStatus>>> {
     let progress = RefCell::new(context.output.progress());
     let running: RefCell<Vec<PullStatus>> = RefCell::default();
-    let work = join_all(requests.iter().map(|request| pull_one(client, request, &progress, &running)));
+    let references: Vec<&str> = requests.iter().map(|request| request.reference.as_str()).collect();
+    let labels = reference::labels(&references);
+    let each = requests.iter().zip(&labels);
+    let work = join_all(each.map(|(request, label)| pull_one(client, (request, label), &progress, &running)));
     let done = unless_interrupted(work).await?;
     progress.borrow_mut().finish();
     if let Some(results) = done {
@@ -196,16 +203,15 @@ async fn pull_all(
 
 async fn pull_one(
     client: &Client,
-    request: &PullRequest,
+    (request, label): (&PullRequest, &str),
     progress: &RefCell<Progress>,
     running: &RefCell<Vec<PullStatus>>,
 ) -> Result<PullStatus> {
-    let label = reference::label(&request.reference);
     let started = client.start_pull(request).await?;
     running.borrow_mut().push(started.clone());
     client
         .follow(started, |status| {
-            progress.borrow_mut().pull(&label, status);
+            progress.borrow_mut().pull(label, status);
             if let Some(known) = running.borrow_mut().iter_mut().find(|known| known.id == status.id) {
                 known.clone_from(status);
             }

@@ -70,7 +70,8 @@ fn judge(reports: &[VerifyReport]) -> Result<()> {
     let wrong = match (found.saturating_sub(repaired), lost.saturating_sub(restored)) {
         (0, 0) => return Ok(()),
         (0, files) => format!("{} removed or replaced on the disk", units::count(files, "file")),
-        (chunks, _) => format!("{} do not have their hash", units::count(chunks, "chunk")),
+        (1, _) => "1 chunk does not have its hash".to_owned(),
+        (chunks, _) => format!("{chunks} chunks do not have their hash"),
     };
     Err(Failure::new(ErrorKind::Corrupt, wrong)
         .advice("they are out of use now: run `preload pull` or `preload verify` again to fetch them anew")

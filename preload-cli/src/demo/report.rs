@@ -1,6 +1,6 @@
 //! What the demo found, for people and for machines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -161,15 +161,28 @@ fn epilogue(report: &Report) -> String {
     } else {
         text += "\nAgents are stopped and files removed; with --keep they would have stayed.\n";
     }
-    text += "
-Next:
-  preload demo --ref hf://org/name               the same with a model of yours
-  preload pull hf://org/name                     bring it onto this machine
-  preload secret new cluster.secret              then, on every node:
-  preload agent --secret-file cluster.secret --listen 0.0.0.0:7581 \\
-      --seed HOST:7581
-";
+    let preload = own_name(std::env::current_exe().ok(), std::env::current_dir().ok());
+    text += &format!(
+        "
+Next, the same with a model of the Hub, and that one on this machine:
+  {preload} demo --ref hf://sshleifer/tiny-gpt2
+  {preload} pull hf://sshleifer/tiny-gpt2
+A cluster: this secret on every node, and there an agent. On the others, --seed
+has the name of this node:
+  {preload} secret new cluster.secret
+  {preload} agent --data-dir emberline-data --secret-file cluster.secret \\
+      --listen 0.0.0.0:7581 --seed $(hostname):7581
+"
+    );
     text
+}
+
+/// How this program can be called from where the reader is: by its path, which is short below that.
+fn own_name(program: Option<PathBuf>, here: Option<PathBuf>) -> String {
+    let Some(program) = program else { return "preload".to_owned() };
+    let below = here.and_then(|here| Some(Path::new(".").join(program.strip_prefix(here).ok()?)));
+    let path = below.unwrap_or(program).display().to_string();
+    if path.contains(|c: char| c.is_whitespace() || c == '\'') { format!("{path:?}") } else { path }
 }
 
 #[cfg(test)]
@@ -227,7 +240,8 @@ together  1.50 s    512.0 MiB   512.0 MiB  every byte
         assert!(text.contains("1.00 × the model (counted by the origin)"), "\n{text}");
         assert!(text.contains("2 × 512.0 MiB = 1.0 GiB"), "\n{text}");
         assert!(text.contains("nothing from the origin"), "\n{text}");
-        for line in text.lines() {
+        // What comes next has this program's path in it.
+        for line in text.lines().take_while(|line| !line.starts_with("Next")) {
             assert!(line.chars().count() <= 80, "{line}");
         }
     }
@@ -242,6 +256,19 @@ together  1.50 s    512.0 MiB   512.0 MiB  every byte
         let text = render(&report, None);
         assert!(text.contains("NO: 1 file") && text.contains("It read 1.0 MiB from the origin"), "\n{text}");
         assert_eq!(report.unverified(), ["node-2"]);
+    }
+
+    #[test]
+    fn what_comes_next_can_be_called_from_where_the_reader_is() {
+        let name = |program: &str, here: &str| own_name(Some(program.into()), Some(here.into()));
+        assert_eq!(
+            name("/src/emberline/target/release/preload", "/src/emberline"),
+            "./target/release/preload"
+        );
+        assert_eq!(name("/usr/bin/preload", "/src"), "/usr/bin/preload");
+        assert_eq!(name("/a b/preload", "/src"), "\"/a b/preload\"");
+        let said = epilogue(&report());
+        assert!(!said.contains("HOST") && !said.contains("org/name"), "{said}");
     }
 
     #[test]

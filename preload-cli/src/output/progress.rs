@@ -1,7 +1,7 @@
 //! Progress of pulls and warm-ups: bars, lines, JSON, or nothing.
 //!
 //! What a line says is pure ([`line()`], [`sources`]), so is when a plain line is due (`Due`). Each row
-//! is known by its label; rows appear in the order in which they were first heard of.
+//! is known by its label and the id of its job or node; rows appear in the order in which they were first heard of.
 
 use std::{
     io::{self, Write},
@@ -20,6 +20,9 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 const LABEL_COLUMNS: usize = 14;
 /// Columns of a bar. Label, bar and the longest line make 80.
 const BAR_COLUMNS: usize = 10;
+
+/// Columns of the name of an origin.
+const ORIGIN_COLUMNS: usize = 24;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub struct Progress {
 }
 
 struct Row {
+    id: String,
     label: String,
     due: Due,
     bar: Option<ProgressBar>,
@@ -60,7 +64,7 @@ impl Progress {
             return json_line(status);
         }
         let fraction = (status.done_bytes, status.total_bytes);
-        self.row(label, status.phase, fraction, || (line(status), detail(status)));
+        self.row((&status.id, label), status.phase, fraction, || (line(status), detail(status)));
     }
 
     /// Shows where every node of a warm-up stands.
@@ -70,7 +74,8 @@ impl Progress {
         }
         for node in &status.nodes {
             let fraction = (node.done_bytes, node.total_bytes);
-            self.row(&node.name, node.phase, fraction, || (node_line(node), String::new()));
+            let row = (node.id.to_string(), node.name.as_str());
+            self.row((&row.0, row.1), node.phase, fraction, || (node_line(node), String::new()));
         }
     }
 
@@ -85,7 +90,7 @@ impl Progress {
 
     fn row(
         &mut self,
-        label: &str,
+        (id, label): (&str, &str),
         phase: Phase,
         (done, total): (u64, u64),
         text: impl FnOnce() -> (String, String),
@@ -94,11 +99,12 @@ impl Progress {
             return;
         }
         let (style, bars) = (self.style, &self.bars);
-        let index = self.rows.iter().position(|row| row.label == label).unwrap_or_else(|| {
-            let bar = (style == Style::Bars).then(|| bars.add(new_bar(label)));
-            self.rows.push(Row { label: label.to_owned(), due: Due::default(), bar });
-            self.rows.len() - 1
-        });
+        let index =
+            self.rows.iter().position(|row| row.id == id && row.label == label).unwrap_or_else(|| {
+                let bar = (style == Style::Bars).then(|| bars.add(new_bar(label)));
+                self.rows.push(Row { id: id.to_owned(), label: label.to_owned(), due: Due::default(), bar });
+                self.rows.len() - 1
+            });
         let row = &mut self.rows[index];
         if let Some(bar) = &row.bar {
             let (line, detail) = text();
@@ -156,21 +162,15 @@ pub fn line(status: &PullStatus) -> String {
     let word = phase_word(status.phase);
     let (done, total) = (status.done_bytes, status.total_bytes);
     match status.phase {
-        Phase::Resolving => match status.quiet_seconds {
-            Some(quiet) => format!("{word}: waiting for the origin for {}", units::seconds(quiet.floor())),
-            None => word.to_owned(),
-        },
+        Phase::Resolving if status.elapsed_seconds < 1.0 => word.to_owned(),
+        Phase::Resolving => {
+            let origin = shortened(origin_of(&status.reference), ORIGIN_COLUMNS);
+            format!("{word}: asking {origin} for {}", units::seconds(status.elapsed_seconds.floor()))
+        }
         Phase::Preparing | Phase::Publishing => format!("{word} {}", units::bytes(total)),
         Phase::Fetching => {
-            let mut line = format!("{} of {}", units::bytes(done), units::bytes(total));
-            let rate = units::rate(status.bytes_per_second);
-            if !rate.is_empty() {
-                line += &format!(", {rate}");
-            }
-            if let Some(eta) = status.eta_seconds.filter(|_| status.quiet_seconds.is_none()) {
-                line += &format!(", {} left", units::seconds(eta));
-            }
-            line
+            let eta = status.eta_seconds.filter(|_| status.quiet_seconds.is_none());
+            fetched((done, total), status.bytes_per_second, eta)
         }
         Phase::Complete => {
             let stale = match &status.stale_reason {
@@ -223,13 +223,33 @@ fn node_line(node: &WarmNode) -> String {
     let word = phase_word(node.phase);
     match (&node.error, node.phase) {
         (Some(problem), _) => format!("{word}: {}", problem.message),
-        (None, Phase::Fetching) => format!(
-            "{} of {} {}",
-            units::bytes(node.done_bytes),
-            units::bytes(node.total_bytes),
-            units::percent(node.done_bytes, node.total_bytes)
-        ),
+        (None, Phase::Fetching) => {
+            fetched((node.done_bytes, node.total_bytes), node.bytes_per_second, node.eta_seconds)
+        }
         (None, _) => word.to_owned(),
+    }
+}
+
+/// `10.0 MiB of 20.0 MiB, 5.0 MiB/s, 2.00 s left`, as far as it is known.
+fn fetched((done, total): (u64, u64), bytes_per_second: f64, eta_seconds: Option<f64>) -> String {
+    let mut line = format!("{} of {}", units::bytes(done), units::bytes(total));
+    let rate = units::rate(bytes_per_second);
+    if !rate.is_empty() {
+        line += &format!(", {rate}");
+    }
+    if let Some(eta) = eta_seconds {
+        line += &format!(", {} left", units::seconds(eta));
+    }
+    line
+}
+
+/// Who is asked what a reference stands for: its bucket, repository or host.
+fn origin_of(reference: &str) -> &str {
+    let Some((scheme, rest)) = reference.split_once("://") else { return reference };
+    let parts = if scheme == "hf" { 2 } else { 1 };
+    match rest.match_indices('/').nth(parts - 1) {
+        Some((end, _)) if end > 0 => &reference[..scheme.len() + 3 + end],
+        Some(_) | None => reference,
     }
 }
 
@@ -246,14 +266,18 @@ pub fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
-/// The end of `text`, which is where references differ, in at most `columns` characters.
+/// `text` in at most `columns` characters: the end of a name, which is where models differ; both ends of a path,
+/// which is only shown where the names alone are the same.
 fn shortened(text: &str, columns: usize) -> String {
     let count = text.chars().count();
     if count <= columns {
         return text.to_owned();
     }
-    let tail: String = text.chars().skip(count - columns + 1).collect();
-    format!("…{tail}")
+    let kept = columns.saturating_sub(1);
+    let head = if text.contains('/') { kept / 2 } else { 0 };
+    let start: String = text.chars().take(head).collect();
+    let tail: String = text.chars().skip(count - (kept - head)).collect();
+    format!("{start}…{tail}")
 }
 
 #[cfg(test)]
@@ -305,6 +329,46 @@ mod tests {
     }
 
     #[test]
+    fn resolving_says_who_is_asked_and_for_how_long() {
+        let at = |reference: &str, elapsed_seconds| {
+            let status = PullStatus { elapsed_seconds, ..pull(Phase::Resolving, 0) };
+            line(&PullStatus { reference: reference.to_owned(), ..status })
+        };
+        assert_eq!(at("s3://models/a/b", 0.3), "resolving");
+        assert_eq!(at("s3://models/a/b", 12.4), "resolving: asking s3://models for 12 s");
+        assert_eq!(at("hf://org/name@main", 5.0), "resolving: asking hf://org/name@main for 5.00 s");
+        assert_eq!(at("http://host:1/a/b/", 5.0), "resolving: asking http://host:1 for 5.00 s");
+        let longest = at(&format!("s3://{}/x", "b".repeat(63)), 3599.0);
+        assert!(LABEL_COLUMNS + 1 + BAR_COLUMNS + 1 + longest.chars().count() <= 80, "{longest}");
+    }
+
+    #[test]
+    fn a_node_of_a_warm_up_tells_its_rate_and_time_left_and_no_share_beside_the_bar() {
+        let node = WarmNode {
+            id: coordinatorless_p2p::NodeId([1; 16]),
+            name: "gpu-7".to_owned(),
+            zone: String::new(),
+            phase: Phase::Fetching,
+            total_bytes: 512 << 20,
+            done_bytes: 128 << 20,
+            bytes_per_second: 96.0 * 1048576.0,
+            eta_seconds: Some(4.0),
+            error: None,
+        };
+        assert_eq!(node_line(&node), "128.0 MiB of 512.0 MiB, 96.0 MiB/s, 4.00 s left");
+    }
+
+    #[test]
+    fn two_pulls_of_one_name_are_two_rows() {
+        let mut progress = Progress::new(Style::Plain);
+        let status = |id: &str| PullStatus { id: id.to_owned(), ..pull(Phase::Resolving, 0) };
+        for id in ["p1", "p2", "p1"] {
+            progress.pull("llama", &status(id));
+        }
+        assert_eq!(progress.rows.len(), 2);
+    }
+
+    #[test]
     fn a_failed_pull_leaves_its_reason_to_the_command() {
         let error = emberline_agent::api::Problem {
             kind: "denied".to_owned(),
@@ -325,8 +389,6 @@ mod tests {
         let why = Some("the origin of http://host/ did not answer in 2 s".to_owned());
         let stale = PullStatus { stale_reason: why, ..stale };
         assert!(line(&stale).ends_with("from before: the origin of http://host/ did not answer in 2 s"));
-        let waiting = PullStatus { phase: Phase::Resolving, quiet_seconds: Some(7.4), ..complete };
-        assert!(line(&waiting).contains("waiting for the origin for 7"), "{}", line(&waiting));
         assert_eq!(line(&pull(Phase::Cancelled, 40)), "cancelled at 40 B of 100 B");
     }
 
@@ -342,7 +404,8 @@ mod tests {
 
     #[test]
     fn a_long_label_keeps_its_end() {
-        assert_eq!(shortened("s3://bucket/llama", 8), "…t/llama");
+        assert_eq!(shortened("llama-3-8b", 8), "…ma-3-8b");
+        assert_eq!(shortened("s3://bucket/llama", 8), "s3:…lama");
         assert_eq!(shortened("llama", 8), "llama");
     }
 }

@@ -51,6 +51,14 @@ pub struct Mounted {
     shared: Arc<Shared>,
 }
 
+/// Looks whether the namespace could be mounted where the configuration says, and changes nothing. Blocks.
+///
+/// # Errors
+/// As [`mount`], as far as it can be seen beforehand.
+pub fn check(config: &FuseConfig) -> Result<()> {
+    config.mountpoint.as_deref().map_or(Ok(()), mountpoint::check)
+}
+
 /// Mounts where the configuration says; `None` where it says nothing. Not cancel-safe.
 ///
 /// # Errors

@@ -36,11 +36,7 @@ struct Line {
 /// # Errors
 /// `NotFound` and `Invalid` for a directory that is missing, not empty or in use, or a machine without FUSE.
 pub(super) fn prepare(mountpoint: &Path) -> Result<PathBuf> {
-    if !Path::new(DEVICE).exists() {
-        let text = "there is no /dev/fuse: load the kernel's fuse module (`modprobe fuse`), or give this container \
-                    the device";
-        return Err(Error::new(ErrorKind::NotFound, text));
-    }
+    expect_device()?;
     let at = real(mountpoint)?;
     for _ in 0..DEAD_MAX {
         let Some(line) = top(&at)? else { break };
@@ -50,21 +46,46 @@ pub(super) fn prepare(mountpoint: &Path) -> Result<PathBuf> {
                 tracing::warn!(mountpoint = %at.display(), "clearing the mount of an agent that died");
                 detach(&at)?;
             }
-            _ => {
-                let text = format!(
-                    "mountpoint {} is in use: {} ({}) is mounted there",
-                    at.display(),
-                    line.source,
-                    line.kind
-                );
-                return Err(Error::new(ErrorKind::Invalid, text));
-            }
+            _ => return Err(in_use(&at, &line)),
         }
     }
+    expect_empty(&at)?;
+    Ok(at)
+}
+
+/// Looks whether `mountpoint` can be mounted on, and changes nothing. What an agent has mounted there is its own
+/// mount, alive or dead.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn check(mountpoint: &Path) -> Result<()> {
+    expect_device()?;
+    let at = real(mountpoint)?;
+    match top(&at)? {
+        Some(line) if line.source == SOURCE => Ok(()),
+        Some(line) => Err(in_use(&at, &line)),
+        None => expect_empty(&at),
+    }
+}
+
+fn expect_device() -> Result<()> {
+    if Path::new(DEVICE).exists() {
+        return Ok(());
+    }
+    let text = "there is no /dev/fuse: load the kernel's fuse module (`modprobe fuse`), or give this container the device";
+    Err(Error::new(ErrorKind::NotFound, text))
+}
+
+fn in_use(at: &Path, line: &Line) -> Error {
+    let (at, Line { source, kind, .. }) = (at.display(), line);
+    Error::new(ErrorKind::Invalid, format!("mountpoint {at} is in use: {source} ({kind}) is mounted there"))
+}
+
+fn expect_empty(at: &Path) -> Result<()> {
     let shown = || format!("mountpoint {}", at.display());
-    match fs::read_dir(&at) {
+    match fs::read_dir(at) {
         Ok(mut names) => match names.next() {
-            None => Ok(at),
+            None => Ok(()),
             Some(_) => {
                 let text = format!("{} is not empty: choose an empty directory", shown());
                 Err(Error::new(ErrorKind::Invalid, text))
@@ -214,10 +235,16 @@ mod tests {
         fs::write(full.join("x"), "x").unwrap();
         fs::write(&file, "x").unwrap();
         for (at, why) in [(&full, "is not empty"), (&file, "is not a directory"), (&missing, "mkdir -p")] {
-            let refused = prepare(at).unwrap_err().to_string();
-            assert!(refused.contains(why) && refused.contains(&at.display().to_string()), "{refused}");
+            for refused in [prepare(at).unwrap_err(), check(at).unwrap_err()] {
+                let refused = refused.to_string();
+                assert!(refused.contains(why) && refused.contains(&at.display().to_string()), "{refused}");
+            }
         }
-        let refused = prepare(Path::new("/proc")).unwrap_err().to_string();
-        assert!(refused.contains("in use"), "{refused}");
+        for refused in [prepare(Path::new("/proc")).unwrap_err(), check(Path::new("/proc")).unwrap_err()] {
+            assert!(refused.to_string().contains("in use"), "{refused}");
+        }
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        check(&empty).unwrap();
     }
 }

@@ -134,6 +134,8 @@ fn a_warm_up_tells_who_has_it_and_why_others_have_not() {
         phase,
         total_bytes: 100,
         done_bytes: if phase == Phase::Complete { 100 } else { 40 },
+        bytes_per_second: 0.0,
+        eta_seconds: None,
         error,
     };
     let full = Problem {
