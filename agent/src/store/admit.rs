@@ -19,9 +19,9 @@ use super::{
     disk,
     journal::{Journal, Record, replace_file, sync_dir},
     leftovers::Leftover,
-    looking::Stamp,
     shelf::{Shelf, disk_space},
     space::{Candidate, Demand, choose_victims, file_charge, overhead_charge},
+    stamp::Stamp,
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},

@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     index::{Change, Entry, PAGE_CHUNKS},
     journal::{Journal, Record},
-    looking::Stamp,
+    stamp::Stamp,
 };
 use crate::{
     error::{Error, ErrorKind, Result},

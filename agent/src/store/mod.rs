@@ -46,6 +46,7 @@ mod recover;
 mod resident;
 mod shelf;
 mod space;
+mod stamp;
 mod sweeping;
 mod twin;
 mod verify;

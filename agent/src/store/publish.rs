@@ -20,8 +20,8 @@ use super::{
     disk,
     fault::{Step, reach},
     journal::{replace_file, sync_dir},
-    looking::Stamp,
     shelf::Shelf,
+    stamp::Stamp,
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},

@@ -20,9 +20,9 @@ use super::{
     artifact::{Artifact, FileState},
     index::{Entry, Index},
     journal::{Journal, Record},
-    looking::Stamp,
     shelf::Shelf,
     space::overhead_charge,
+    stamp::Stamp,
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
