@@ -98,6 +98,8 @@ impl Listed {
 struct Listing {
     began: Instant,
     cell: Arc<OnceCell<Listed>>,
+    /// The one before, for when the origin cannot be asked anew, and when that began.
+    before: Option<(Instant, Listed)>,
 }
 
 /// Resolves references.
@@ -333,10 +335,34 @@ impl Resolver {
         } else {
             listing.await
         };
-        if listed.is_err() {
-            self.forget(reference);
+        let Err(e) = listed else { return listed.cloned() };
+        let before = self.fall_back(&name, &cell, e.kind().is_transient());
+        match before.filter(|before| Some(before.blueprint.swarm_id()) != wish.outdated) {
+            // Who has it says from when that is.
+            Some(before) if !wish.hurries => {
+                tracing::warn!(reference = %name, error = %e, "the origin cannot be asked anew: what it said moments ago holds");
+                Ok(before)
+            }
+            Some(_) | None => Err(e),
         }
-        listed.cloned()
+    }
+
+    /// Forgets a listing that failed; what was listed before holds on for its time, if that `may` be.
+    fn fall_back(&self, name: &str, failed: &Arc<OnceCell<Listed>>, may: bool) -> Option<Listed> {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        let listing = listings.get(name)?;
+        let before = if Arc::ptr_eq(&listing.cell, failed) {
+            let before = listings.remove(name)?.before;
+            before.filter(|(began, _)| may && began.elapsed() < FRESH)
+        } else {
+            // Somebody else who waited for it was here first.
+            let listed = listing.cell.get().cloned()?;
+            return Some(listed).filter(|_| may);
+        };
+        let (began, listed) = before?;
+        let cell = Arc::new(OnceCell::new_with(Some(listed.clone())));
+        listings.insert(name.to_owned(), Listing { began, cell, before: None });
+        Some(listed)
     }
 
     /// The blueprint on this disk that was cut of the very same listing: no header is read again.
@@ -434,12 +460,16 @@ fn join_listing(
     if listings.len() >= max {
         listings.retain(|_, l| usable(l));
     }
+    let before = listings.remove(name).and_then(|listing| match listing.cell.get() {
+        Some(listed) => Some((listing.began, listed.clone())),
+        None => listing.before,
+    });
     while listings.len() >= max.max(1) {
         let oldest = listings.iter().min_by_key(|(_, l)| l.began).map(|(name, _)| name.clone());
         oldest.map(|name| listings.remove(&name));
     }
     let cell = Arc::new(OnceCell::new());
-    listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone() });
+    listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone(), before });
     cell
 }
 
