@@ -11,6 +11,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,6 +39,9 @@ const ADMITTED_MAX: usize = 40;
 const KEPT: usize = 2 * (SUCCESSORS + DRAWN);
 /// A participant that no home named for this long does not count: several rounds of asking.
 const NAMED_FOR: Duration = Duration::from_secs(16);
+/// So long a new reader of a crowd waits for the others to say what they hold and read; they read meanwhile.
+/// Some may not know yet that it is one of them, and hear of it at their next round of asking.
+const READERS_SPEAK: Duration = Duration::from_secs(10);
 
 /// A live node, as far as swarms care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +85,8 @@ pub(super) struct Crowd {
     named: BTreeMap<NodeId, Now>,
     /// Those who read; `None` while all know each other.
     readers: Option<BTreeSet<NodeId>>,
+    /// When this node became one of them, until it has begun to read.
+    reads_since: Option<Now>,
 }
 
 impl Crowd {
@@ -92,6 +98,16 @@ impl Crowd {
     /// Whether there are too many to know all.
     pub(super) fn is_large(&self) -> bool {
         self.readers.is_some()
+    }
+
+    /// Whether this node may not have heard yet, for want of time, from those it reads with.
+    pub(super) fn has_just_begun(&self, now: Now) -> bool {
+        self.is_large() && self.reads_since.is_some_and(|since| now < since + READERS_SPEAK)
+    }
+
+    /// This node reads.
+    pub(super) fn has_read(&mut self) {
+        self.reads_since = None;
     }
 
     /// The readers of a crowd.
@@ -107,7 +123,7 @@ impl Swarm {
         let named = &mut self.crowd.named;
         named.extend(ids.into_iter().filter(|id| *id != me).map(|id| (id, now)));
         named.retain(|_, at| now < *at + NAMED_FOR);
-        self.look_around();
+        self.look_around(now);
         let chosen = self.neighbours_to_be();
         self.thin_out(&chosen);
         for &peer in chosen.iter().filter(|id| !self.neighbours.contains_key(id)) {
@@ -117,13 +133,32 @@ impl Swarm {
         met.extend(chosen.into_iter().filter(|id| !met.contains(id)).collect::<Vec<_>>());
     }
 
-    /// Sees anew who reads, after participants or members changed.
-    pub(super) fn look_around(&mut self) {
+    /// Who lives changed. A node that reads now because another one died knows few of those it reads with:
+    /// it greets them.
+    pub(super) fn members_changed(&mut self, now: Now, members: Arc<[Member]>) {
+        self.members = members;
+        if self.look_around(now) {
+            let unmet = |id: &NodeId| *id != self.me && !self.neighbours.contains_key(id);
+            let unmet: Vec<NodeId> = self.crowd.readers().filter(unmet).collect();
+            self.out.extend(unmet.into_iter().map(|peer| Output::Greet { peer }));
+        }
+    }
+
+    /// Sees anew who reads, after participants or members changed; true if this node became a reader.
+    fn look_around(&mut self, now: Now) -> bool {
+        let me = self.me;
         let alive = |id: &NodeId| self.member(*id);
         let mut participants: Vec<Member> = self.crowd.named.keys().filter_map(alive).collect();
-        participants.extend(self.member(self.me));
+        participants.extend(self.member(me));
         self.ranking.is_stale = true;
-        self.crowd.readers = (participants.len() > DIRECT).then(|| readers(self.spec.id, &participants));
+        let readers = (participants.len() > DIRECT).then(|| readers(self.spec.id, &participants));
+        let reads = |readers: &Option<BTreeSet<NodeId>>| readers.as_ref().is_some_and(|r| r.contains(&me));
+        let begins = reads(&readers) && !reads(&self.crowd.readers);
+        self.crowd.readers = readers;
+        if begins {
+            self.crowd.reads_since = Some(now);
+        }
+        begins
     }
 
     fn member(&self, id: NodeId) -> Option<Member> {
@@ -178,13 +213,18 @@ impl Swarm {
 
     /// Parts with neighbours that a crowd has too many of: those who were first know almost everybody.
     fn thin_out(&mut self, chosen: &[NodeId]) {
-        let reads = self.crowd.is_reader(self.me);
-        let spare = |id: &NodeId| !(chosen.contains(id) || reads && self.crowd.is_reader(*id));
+        if !self.crowd.is_large() || self.neighbours.len() <= ADMITTED_MAX {
+            return;
+        }
+        let reads = self.crowd.is_reader(self.me) || self.is_needed_by_readers();
+        let spare = |id: &NodeId| {
+            !(chosen.contains(id) || reads && self.crowd.is_reader(*id) || self.is_needed(*id))
+        };
         let mut spare: Vec<NodeId> = self.neighbours.keys().copied().filter(spare).collect();
         let readers =
             if reads { self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count() } else { 0 };
         let others = self.neighbours.len() - readers;
-        if !self.crowd.is_large() || others <= ADMITTED_MAX {
+        if others <= ADMITTED_MAX {
             return;
         }
         spare.sort_by_cached_key(|id| self.lot(*id));
@@ -192,6 +232,19 @@ impl Swarm {
             self.peer_left(peer);
             self.out.push_back(Output::Part { peer });
         }
+    }
+
+    /// Whether the readers of a crowd would read again what this node, which is none any more, reads or
+    /// alone holds.
+    fn is_needed_by_readers(&self) -> bool {
+        self.reading().next().is_some() || self.held.iter().any(|c| self.chunks[c as usize].holders == 0)
+    }
+
+    /// Whether without this neighbour something would be missing here that it reads or alone holds.
+    fn is_needed(&self, peer: NodeId) -> bool {
+        let alone = |c: u32| self.lacks(c) && self.chunks[c as usize].holders == 1;
+        self.spans.iter().any(|span| span.claim.is_some_and(|claim| claim.by == peer))
+            || self.neighbours.get(&peer).is_some_and(|n| !n.doubted && n.held.iter().any(alone))
     }
 
     /// Whether somebody who wants to be a neighbour may be one; else it is to be told that it is none.

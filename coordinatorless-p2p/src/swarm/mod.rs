@@ -288,10 +288,7 @@ impl Swarm {
     /// [`handle`](Self::handle)d.
     pub fn take(&mut self, now: Now, input: Input) {
         match input {
-            Input::Members(members) => {
-                self.members = members;
-                self.look_around();
-            }
+            Input::Members(members) => self.members_changed(now, members),
             Input::Met(ids) => self.met(now, ids),
             Input::Joined { peer, same_zone, held, wanted, reads_origin } => {
                 self.peer_joined(now, peer, Neighbour::new(same_zone, held, wanted, reads_origin, now));

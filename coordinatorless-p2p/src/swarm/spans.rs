@@ -94,7 +94,8 @@ impl Swarm {
             return;
         }
         let (stuck, meets_until) = (self.stuck_after(), self.began + self.config.meeting_max);
-        let is_meeting = self.members.len() > 1 && now < meets_until;
+        let has_just_begun = now >= meets_until && self.crowd.has_just_begun(now);
+        let is_meeting = self.members.len() > 1 && (now < meets_until || has_just_begun);
         let reads = self.is_reading_for_others(now);
         let unmet = |id: &NodeId| is_meeting && *id != self.me && !self.neighbours.contains_key(id);
         // Readers who were named and have not spoken yet are counted on for a moment.
@@ -104,6 +105,9 @@ impl Swarm {
             .into_iter()
             .filter(|id| unmet(id) && self.crowd.is_reader(*id))
             .collect();
+        // Those it reads with have brought much across the border that a new reader has not heard of.
+        let may_bring = reads && (self.met.is_some() || !is_meeting);
+        let may_bring = may_bring && !(has_just_begun && !unmet_near.is_empty());
         let rivals: Vec<(NodeId, &super::Neighbour)> = self
             .neighbours
             .iter()
@@ -116,7 +120,7 @@ impl Swarm {
             let (s, chunks) = (s as u32, span.chunks.clone());
             let mine = self.score(s, self.me);
             let mut best = (mine, self.me);
-            let mut is_first_here = reads && (self.met.is_some() || !is_meeting);
+            let mut is_first_here = may_bring;
             for &(id, neighbour) in &rivals {
                 if !neighbour.wants_any(chunks.clone()) {
                     continue;
@@ -154,7 +158,7 @@ impl Swarm {
         if self.reads_origin {
             self.rush(now);
         }
-        if !self.is_reading_for_others(now) {
+        if !self.is_reading_for_others(now) || self.is_left_to_readers(now) {
             return;
         }
         let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();
@@ -179,6 +183,7 @@ impl Swarm {
             let Some((span, run)) = self.run_in_order(now).or_else(|| in_turn(self)) else { return };
             self.spans[span as usize].mine = Some(Mine { left: run.clone(), progress: now, got: 0 });
             self.spans[span as usize].claim = None;
+            self.crowd.has_read();
             self.out.push_back(Output::Claim { span });
             self.out.push_back(Output::FetchSpan { span, chunks: run });
         }
@@ -194,16 +199,25 @@ impl Swarm {
             // Where there may be a crowd, who reads is known when all who came at once have been named.
             Some(_) if self.members.len() > DIRECT && now < self.began + self.config.crowd_quiet => true,
             // Of a crowd those who read must have spoken.
-            Some(_) if self.crowd.is_large() => {
-                let is_unmet = |id: NodeId| id != self.me && !self.neighbours.contains_key(&id);
-                self.crowd.is_reader(self.me) && self.crowd.readers().any(is_unmet)
-            }
+            Some(_) if self.crowd.is_large() => self.awaits_readers(),
             // One home knows of nobody; another, older one may.
             Some(expected) if expected.is_empty() => now < self.began + self.config.meeting_quiet,
             Some(expected) => {
                 expected.iter().any(|id| self.is_member(*id) && !self.neighbours.contains_key(id))
             }
         }
+    }
+
+    /// Whether this node reads for a crowd and some who do so too have not said what they hold.
+    fn awaits_readers(&self) -> bool {
+        let is_unmet = |id: NodeId| id != self.me && !self.neighbours.contains_key(&id);
+        self.crowd.is_reader(self.me) && self.crowd.readers().any(is_unmet)
+    }
+
+    /// Whether a new reader of a crowd, which has not heard from all others, leaves the reading to them. Not
+    /// where nobody has got anything yet: all would wait for one that is dead.
+    fn is_left_to_readers(&self, now: Now) -> bool {
+        self.crowd.has_just_begun(now) && self.awaits_readers() && self.chunks.iter().any(|c| c.holders > 0)
     }
 
     /// The first unbroken run of chunks in the span that only the origin has.

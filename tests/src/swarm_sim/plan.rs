@@ -6,7 +6,7 @@ use emberline_agent::layout::target_chunk_bytes;
 /// Nodes beyond which the numbers of the world would not do.
 const NODES_MAX: usize = 20_000;
 /// Chunks delivered in a simulation that takes minutes.
-const DELIVERIES: u64 = 1_200_000;
+const DELIVERIES: u64 = 5_000_000;
 /// The coarsest chunks that stand for the product's.
 const CHUNK_MAX: u32 = 256 << 20;
 
