@@ -217,9 +217,8 @@ impl Swarm {
             return;
         }
         let reads = self.crowd.is_reader(self.me) || self.is_needed_by_readers();
-        let spare = |id: &NodeId| {
-            !(chosen.contains(id) || reads && self.crowd.is_reader(*id) || self.is_needed(*id))
-        };
+        let spare =
+            |id: &NodeId| !(chosen.contains(id) || reads && self.crowd.is_reader(*id) || self.is_needed(*id));
         let mut spare: Vec<NodeId> = self.neighbours.keys().copied().filter(spare).collect();
         let readers =
             if reads { self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count() } else { 0 };
@@ -243,7 +242,7 @@ impl Swarm {
     /// Whether without this neighbour something would be missing here that it reads or alone holds.
     fn is_needed(&self, peer: NodeId) -> bool {
         let alone = |c: u32| self.lacks(c) && self.chunks[c as usize].holders == 1;
-        self.spans.iter().any(|span| span.claim.is_some_and(|claim| claim.by == peer))
+        self.spans.iter().any(|span| span.claims.has(peer))
             || self.neighbours.get(&peer).is_some_and(|n| !n.doubted && n.held.iter().any(alone))
     }
 

@@ -24,7 +24,9 @@ impl Swarm {
         }
         let reading =
             self.spans.iter().filter_map(|span| span.mine.as_ref()).flat_map(|mine| mine.left.clone());
-        let only_here = |c: &u32| !staying().any(|n| n.held.contains(*c)) && staying().any(|n| n.wants(*c));
+        // Who has fallen silent may be dead: what it held is not safe with it.
+        let is_safe = |c: u32| staying().any(|n| !n.doubted && n.held.contains(c));
+        let only_here = |c: &u32| !is_safe(*c) && staying().any(|n| n.wants(*c));
         self.held.iter().chain(reading).filter(only_here).map(|c| u64::from(self.len(c))).sum()
     }
 

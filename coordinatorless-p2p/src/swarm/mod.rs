@@ -7,6 +7,7 @@
 //! Invariants: a chunk is asked of at most two holders at a time; a span is read from the origin
 //! by this node only while its claim stands; nothing is announced before it is stored.
 
+mod claims;
 mod crowd;
 mod doubt;
 mod leaving;
@@ -41,7 +42,7 @@ use pace::OriginPace;
 use peers::Neighbour;
 use rush::Urgent;
 use shunning::Shunned;
-use spans::{Claim, Ranking, SpanState};
+use spans::{Ranking, SpanState};
 
 /// The words of a greeting come within this time of the first.
 const GREETING: Duration = Duration::from_millis(20);

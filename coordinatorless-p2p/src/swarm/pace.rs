@@ -26,6 +26,10 @@ const REST_MAX: Duration = Duration::from_secs(80);
 /// A stream whose chunks follow each other faster than this would wait for its next request: requests
 /// take a round trip and the origin's time to first byte.
 const FAST: Duration = Duration::from_millis(100);
+/// What is supposed of the time between chunks before any came.
+const USUAL: Duration = Duration::from_millis(250);
+/// How long an origin may take to give its first chunk to anybody, before its readers count as stuck.
+const FIRST_CHUNK: Duration = Duration::from_secs(10);
 
 /// An origin that wants more quiet than this is asked again all the same.
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -41,8 +45,12 @@ pub(super) struct OriginPace {
     rest: Duration,
     hold_until: Now,
     failures: u32,
-    /// Smoothed time between chunks of one stream.
-    interval: Duration,
+    /// Smoothed time between chunks of one stream; none before the first chunk of any.
+    interval: Option<Duration>,
+    /// The same of this node's own streams; none before the first chunk.
+    own_interval: Option<Duration>,
+    /// How long this node itself has waited for the next chunk of a stream, the longest of them.
+    waiting: Duration,
 }
 
 impl OriginPace {
@@ -56,7 +64,9 @@ impl OriginPace {
             rest: REST,
             hold_until: Duration::ZERO,
             failures: 0,
-            interval: Duration::from_millis(250),
+            interval: None,
+            own_interval: None,
+            waiting: Duration::ZERO,
         }
     }
 
@@ -75,7 +85,7 @@ impl OriginPace {
 
     /// Whether chunks of one stream follow each other so fast that a request takes long beside them.
     pub(super) fn is_fast(&self) -> bool {
-        self.interval < FAST
+        self.interval() < FAST
     }
 
     /// Whether the origin is to be left alone.
@@ -85,7 +95,12 @@ impl OriginPace {
 
     /// The usual time between chunks of one stream.
     pub(super) fn interval(&self) -> Duration {
-        self.interval
+        self.interval.unwrap_or(USUAL)
+    }
+
+    /// The usual time between chunks of one of this node's own streams; none before the first.
+    pub(super) fn own_interval(&self) -> Option<Duration> {
+        self.own_interval
     }
 
     /// A chunk appeared in the swarm for the first time.
@@ -94,7 +109,7 @@ impl OriginPace {
         self.bytes += u64::from(bytes);
         let took = now.saturating_sub(self.since);
         // Several chunks of each stream, or their lumps would be judged.
-        if took < JUDGE_AFTER.max(self.interval * 4) || self.bytes < JUDGE_BYTES {
+        if took < JUDGE_AFTER.max(self.interval() * 4) || self.bytes < JUDGE_BYTES {
             return;
         }
         let rate = self.bytes as f64 / took.as_secs_f64();
@@ -125,14 +140,45 @@ impl OriginPace {
         self.hold(now.saturating_add(wait.min(HOLD_MAX)));
     }
 
-    /// Another chunk of a stream took this long.
+    /// Another chunk of a stream took this long. Slowness is believed sooner than haste: what is taken over
+    /// too early is read twice.
     pub(super) fn chunk_interval(&mut self, took: Duration) {
-        self.interval = (self.interval * 7 + took) / 8;
+        let usual = self.interval();
+        let weight = if took > usual { 2 } else { 8 };
+        self.interval = Some((usual * (weight - 1) + took) / weight);
     }
 
-    /// Without progress for this long, a reader of the origin counts as stuck.
+    /// Another chunk of a stream of this node's own took this long.
+    pub(super) fn own_chunk(&mut self, took: Duration) {
+        self.chunk_interval(took);
+        self.own_interval = Some(self.own_interval.map_or(took, |usual| (usual * 3 + took) / 4));
+    }
+
+    /// A stream of this node's own was given up after such a wait: its chunks take at least as long.
+    pub(super) fn own_wait_ended(&mut self, waited: Duration) {
+        self.own_interval = self.own_interval.map(|usual| usual.max(waited));
+    }
+
+    /// This node's own streams have waited so long for their next chunk, the one that waits longest.
+    pub(super) fn waiting(&mut self, longest: Duration) {
+        self.waiting = longest;
+    }
+
+    /// Without progress for this long, a stream or a neighbour counts as stuck.
+    pub(super) fn stuck_after(&self, min: Duration, max: Duration) -> Duration {
+        (self.interval() * 8).clamp(min, max)
+    }
+
+    /// Without progress for this long, another reader of the origin counts as stuck. Who reads knows by itself
+    /// how fast the origin is; what it does to all is no reason to take over.
     pub(super) fn takeover_after(&self, min: Duration, max: Duration) -> Duration {
-        (self.interval * 8).clamp(min, max)
+        let usual = match (self.own_interval, self.interval) {
+            (Some(own), _) => own * 8,
+            // Who got nothing from an origin that gives to others leaves it to them to take over.
+            (None, Some(interval)) => (interval * 8).max(min) * 2,
+            (None, None) => FIRST_CHUNK,
+        };
+        usual.max(self.waiting * 2).clamp(min, max)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rand::{Rng, rngs::SmallRng};
 
-use super::{Claim, HashSource, Now, Output, Swarm};
+use super::{HashSource, Now, Output, Swarm};
 use crate::{
     chunk::{ChunkHash, ChunkSet},
     error::ErrorKind,
@@ -259,9 +259,7 @@ impl Swarm {
             }
         }
         for span in &mut self.spans {
-            if span.claim.is_some_and(|c| c.by == peer) {
-                span.claim = None;
-            }
+            span.claims.remove(peer);
         }
         Some(gone)
     }
@@ -292,14 +290,10 @@ impl Swarm {
                 let standing = neighbour.standing();
                 self.holder_gained(now, index, standing);
             }
-            let span = self.span_mut(index);
-            if let Some(claim) = &mut span.claim
-                && claim.by == peer
-            {
-                let since = claim.progress;
-                claim.progress = now;
-                self.pace.chunk_interval(now.saturating_sub(since));
+            if let Some(took) = self.span_mut(index).claims.progressed(peer, now) {
+                self.pace.chunk_interval(took);
             }
+            self.leave_to_holders(now, index);
         }
     }
 
@@ -407,31 +401,6 @@ impl Swarm {
         for peer in losers {
             self.take_request(peer, index);
             self.out.push_back(Output::Cancel { peer, index });
-        }
-    }
-
-    pub(super) fn peer_claimed(&mut self, now: Now, peer: NodeId, span: u32) {
-        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
-        neighbour.progress = now;
-        let Some(state) = self.spans.get(span as usize) else {
-            self.shun(now, peer, "claimed a span past the end");
-            return;
-        };
-        if state.mine.is_some() {
-            if !self.yields(span, peer) {
-                return;
-            }
-            self.spans[span as usize].mine = None;
-            self.out.push_back(Output::CancelSpan { span });
-        }
-        self.spans[span as usize].claim = Some(Claim { by: peer, progress: now });
-    }
-
-    pub(super) fn peer_unclaimed(&mut self, peer: NodeId, span: u32) {
-        if let Some(state) = self.spans.get_mut(span as usize)
-            && state.claim.is_some_and(|c| c.by == peer)
-        {
-            state.claim = None;
         }
     }
 }

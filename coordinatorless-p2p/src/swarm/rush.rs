@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Now, Output, Swarm, spans::Mine};
+use super::{Now, Output, Swarm, claims::Mine};
 use crate::error::ErrorKind;
 
 /// Rushes under way at a time.
@@ -119,7 +119,7 @@ impl Swarm {
             return if is_near { HOLDER_PATIENCE } else { Duration::ZERO };
         }
         let each = (interval * 2).clamp(PATIENCE_MIN, PATIENCE_MAX);
-        let is_claimed = span.claim.is_some_and(|claim| now < claim.progress + stuck);
+        let is_claimed = span.claims.stand(now, stuck);
         let betters = self.betters(index);
         each * betters.max(u32::from(is_claimed)).min(BETTERS_MAX)
     }

@@ -3,13 +3,21 @@
 //! A span belongs to the participant that ranks first for it. Each reads its own from the front of the
 //! artifact to the end, so that files become whole one after the other. A node that has none of its own
 //! left helps the one with the longest backlog from the far end of its list, so helper and owner
-//! meet as late as possible. Claims that cross are settled by rank.
+//! meet as late as possible; where only slow readers are left, it overtakes one of them. So the spans of
+//! nodes behind narrow links are read by others, although ranks know no rates.
 
-use std::{collections::HashMap, ops::Range, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Duration,
+};
 
 use rand::Rng;
 
-use super::{DIRECT, Now, Output, Swarm};
+use super::{
+    DIRECT, Now, Output, Swarm,
+    claims::{Claims, Mine},
+};
 use crate::{
     chunk::ChunkSet,
     error::ErrorKind,
@@ -20,36 +28,20 @@ use crate::{
 /// How long a ranking stands that depends on who makes progress.
 const RANKED_FOR: Duration = Duration::from_secs(1);
 
-/// A neighbour's word that it reads a span.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
-    pub(super) by: NodeId,
-    pub(super) progress: Now,
-}
-
-/// This node's own reading of a span.
-#[derive(Debug, Clone)]
-pub(super) struct Mine {
-    /// What was asked of the origin and has not come yet.
-    pub(super) left: Range<u32>,
-    progress: Now,
-    got: u32,
-}
-
 /// One span.
 #[derive(Debug)]
 pub(super) struct SpanState {
     pub(super) chunks: Range<u32>,
     /// Wanted chunks that nobody known holds: only the origin has them.
     pub(super) orphans: u32,
-    pub(super) claim: Option<Claim>,
+    pub(super) claims: Claims,
     pub(super) mine: Option<Mine>,
 }
 
 impl SpanState {
     pub(super) fn new(chunks: Range<u32>, held: &ChunkSet, wanted: &ChunkSet) -> Self {
         let orphans = chunks.clone().filter(|&c| wanted.contains(c) && !held.contains(c)).count() as u32;
-        Self { chunks, orphans, claim: None, mine: None }
+        Self { chunks, orphans, claims: Claims::default(), mine: None }
     }
 
     /// A chunk of this span is held by somebody now, or by nobody any more.
@@ -93,7 +85,7 @@ impl Swarm {
         if !is_new && !self.ranking.is_stale && now < self.ranking.until {
             return;
         }
-        let (stuck, meets_until) = (self.stuck_after(), self.began + self.config.meeting_max);
+        let (stuck, meets_until) = (self.takeover_after(), self.began + self.config.meeting_max);
         let has_just_begun = now >= meets_until && self.crowd.has_just_begun(now);
         let is_meeting = self.members.len() > 1 && (now < meets_until || has_just_begun);
         let reads = self.is_reading_for_others(now);
@@ -107,7 +99,7 @@ impl Swarm {
             .collect();
         // Those it reads with have brought much across the border that a new reader has not heard of.
         let may_bring = reads && (self.met.is_some() || !is_meeting);
-        let may_bring = may_bring && !(has_just_begun && !unmet_near.is_empty());
+        let may_bring = may_bring && (!has_just_begun || unmet_near.is_empty());
         let rivals: Vec<(NodeId, &super::Neighbour)> = self
             .neighbours
             .iter()
@@ -152,6 +144,8 @@ impl Swarm {
 
     /// Starts as many origin reads as the pace allows.
     pub(super) fn read_origin(&mut self, now: Now) {
+        let waits = self.spans.iter().filter_map(|s| s.mine.as_ref()).map(|m| now.saturating_sub(m.progress));
+        self.pace.waiting(waits.max().unwrap_or_default());
         if self.is_meeting(now) {
             return;
         }
@@ -176,13 +170,11 @@ impl Swarm {
             if busy >= streams || open > streams || open >= self.allowed.streams {
                 return;
             }
-            let in_turn = |swarm: &mut Self| {
-                let span = swarm.next_span(now, busy)?;
-                Some((span, swarm.orphan_run(span)?))
-            };
-            let Some((span, run)) = self.run_in_order(now).or_else(|| in_turn(self)) else { return };
-            self.spans[span as usize].mine = Some(Mine { left: run.clone(), progress: now, got: 0 });
-            self.spans[span as usize].claim = None;
+            let run = self.run_in_order(now).or_else(|| self.run_in_turn(now, busy));
+            let Some((span, run)) = run else { return };
+            let left = run.clone();
+            self.spans[span as usize].mine =
+                Some(Mine { left, since: now, progress: now, got: 0, is_overtaken: false });
             self.crowd.has_read();
             self.out.push_back(Output::Claim { span });
             self.out.push_back(Output::FetchSpan { span, chunks: run });
@@ -222,7 +214,10 @@ impl Swarm {
 
     /// The first unbroken run of chunks in the span that only the origin has.
     fn orphan_run(&self, span: u32) -> Option<Range<u32>> {
-        let chunks = self.spans[span as usize].chunks.clone();
+        self.orphan_run_of(self.spans[span as usize].chunks.clone())
+    }
+
+    pub(super) fn orphan_run_of(&self, chunks: Range<u32>) -> Option<Range<u32>> {
         let start = chunks.clone().find(|&c| self.is_orphan(c))?;
         let end = (start..chunks.end).find(|&c| !self.is_orphan(c)).unwrap_or(chunks.end);
         Some(start..end)
@@ -234,30 +229,37 @@ impl Swarm {
         self.lacks(index) && chunk.holders == 0 && !chunk.arriving && !self.urgent.is_rushed(index)
     }
 
-    fn next_span(&mut self, now: Now, busy: usize) -> Option<u32> {
-        let stuck = self.stuck_after();
+    /// The span to read next and what of it: one of this node's own, one whose reader or owner is stuck, or,
+    /// where nothing is `busy` here, one that somebody else will come to or be through with late.
+    fn run_in_turn(&mut self, now: Now, busy: usize) -> Option<(u32, Range<u32>)> {
+        let stuck = self.takeover_after();
         let grace = now < self.began + self.config.meeting_grace;
+        let helps = busy == 0 && !grace;
         let mut own: Option<u32> = None;
+        // By rank, or all who find a reader stuck or slow would take the same one.
         let mut stale: Option<(u64, u32)> = None;
-        let mut backlog: HashMap<NodeId, (u32, u32)> = HashMap::new();
+        let mut slow: Option<(u64, u32)> = None;
+        let mut slow_readers = BTreeSet::new();
+        let mut backlog: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
         for (s, span) in self.spans.iter().enumerate() {
             if span.orphans == 0 || span.mine.is_some() || self.orphan_run(s as u32).is_none() {
                 continue;
             }
-            if span.claim.is_some_and(|c| now < c.progress + stuck) {
+            let s = s as u32;
+            let patience = if helps && span.orphans == 1 { self.last_chunk_after() } else { stuck };
+            if span.claims.stand(now, patience) {
+                if helps && let Some(reader) = self.slow_reader(now, s) {
+                    slow_readers.insert(reader);
+                    slow = slow.max(self.overtaken_run(s).map(|_| (self.score(s, self.me), s)));
+                }
                 continue;
             }
-            let s = s as u32;
             let owner = self.owner(s, grace);
-            let claimed = span.claim.is_some();
+            let was_claimed = !span.claims.is_empty();
             if owner == self.me {
                 own = own.or(Some(s));
-            } else if claimed || self.neighbours.get(&owner).is_some_and(|n| now >= n.progress + stuck) {
-                // By rank, or all who find it stuck would take the same one.
-                let my_score = self.score(s, self.me);
-                if stale.is_none_or(|(best, _)| my_score > best) {
-                    stale = Some((my_score, s));
-                }
+            } else if was_claimed || self.neighbours.get(&owner).is_some_and(|n| now >= n.progress + stuck) {
+                stale = stale.max(Some((self.score(s, self.me), s)));
             } else if self.neighbours.contains_key(&owner) {
                 // The last one is the span its owner will come to last.
                 let entry = backlog.entry(owner).or_insert((0, s));
@@ -265,21 +267,32 @@ impl Swarm {
             }
         }
         if let Some(span) = own.or(stale.map(|(_, span)| span)) {
-            return Some(span);
+            return Some((span, self.orphan_run(span)?));
         }
-        if busy > 0 || grace {
+        if !helps {
             return None;
         }
-        // Helping with the last span of somebody would only cross its own claim.
-        let most = backlog.values().map(|b| b.0).max().filter(|&most| most >= 2)?;
+        // Helping with the last span of somebody who comes to it soon would only cross its own claim.
+        backlog.retain(|owner, (count, _)| *count >= 2 || slow_readers.contains(owner));
+        let most = backlog.values().map(|b| b.0).max().unwrap_or(0);
         let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.1).collect();
         longest.sort_unstable();
-        Some(longest[self.rng.random_range(0..longest.len())])
+        if longest.is_empty() {
+            let (_, span) = slow?;
+            return Some((span, self.overtaken_run(span)?));
+        }
+        let span = longest[self.rng.random_range(0..longest.len())];
+        Some((span, self.orphan_run(span)?))
     }
 
-    /// Without progress for this long, a reader of the origin counts as stuck.
-    pub(super) fn stuck_after(&self) -> Duration {
+    /// Without progress for this long, another reader of the origin counts as stuck.
+    pub(super) fn takeover_after(&self) -> Duration {
         self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max)
+    }
+
+    /// Without progress for this long, a reading of this node's own or a neighbour counts as stuck.
+    pub(super) fn stuck_after(&self) -> Duration {
+        self.pace.stuck_after(self.config.takeover_min, self.config.takeover_max)
     }
 
     pub(super) fn score(&self, span: u32, node: NodeId) -> u64 {
@@ -298,14 +311,6 @@ impl Swarm {
         unmet.into_iter().find(|id| self.score(span, *id) > mine).unwrap_or(self.me)
     }
 
-    /// Whether a crossing claim of `peer` goes before this node's own.
-    pub(super) fn yields(&self, span: u32, peer: NodeId) -> bool {
-        let Some(mine) = &self.spans[span as usize].mine else { return true };
-        // Nearly done: what is left costs less than starting over there.
-        let nearly = mine.got > 0 && mine.left.len() as u32 <= mine.got;
-        !nearly && self.score(span, peer) > self.score(span, self.me)
-    }
-
     pub(super) fn origin_chunk(&mut self, now: Now, span: u32, index: u32) {
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
         chunk.arriving = true;
@@ -315,13 +320,22 @@ impl Swarm {
             mine.progress = now;
             mine.got += 1;
             mine.left.start = index + 1;
-            self.pace.chunk_interval(took);
+            let is_through = mine.is_overtaken && mine.left.is_empty();
+            self.pace.own_chunk(took);
+            if is_through {
+                self.end_after_chunk(now, span);
+            }
         }
     }
 
     pub(super) fn origin_done(&mut self, now: Now, span: u32, failed: Option<ErrorKind>) {
         let Some(state) = self.spans.get_mut(span as usize) else { return };
         let was_mine = state.mine.take().is_some();
+        let chunks = state.chunks.clone();
+        // What is left of the span is another one's, who was overtaken: he may be stuck.
+        if failed.is_none() && was_mine && chunks.into_iter().any(|c| self.is_orphan(c)) {
+            self.out.push_back(Output::Unclaim { span });
+        }
         if let Some(kind) = failed {
             let retry_after = match kind {
                 ErrorKind::Unavailable { retry_after } => retry_after,

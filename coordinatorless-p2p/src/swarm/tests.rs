@@ -4,6 +4,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::seam::Inventory;
 
+mod crowds;
 mod reading;
 
 const STEP: Duration = Duration::from_millis(1);
@@ -80,6 +81,8 @@ struct World {
     mail: Vec<(usize, usize, Input)>,
     origin_up: f64,
     origin_dead: bool,
+    /// Nodes that get nothing from the origin while peers send to them: their queues let it through last.
+    starved: Vec<usize>,
     now: Now,
     ledger: Ledger,
 }
@@ -93,6 +96,7 @@ impl World {
             mail: Vec::new(),
             origin_up,
             origin_dead: false,
+            starved: Vec::new(),
             now: Duration::ZERO,
             ledger: Ledger::default(),
         }
@@ -283,9 +287,12 @@ impl World {
             .chain(self.nodes.iter().map(|n| n.up))
             .chain(self.nodes.iter().map(|n| n.down))
             .collect();
+        let is_fed = |n| self.flows.iter().any(|f| f.to == n && source(f.from) > 0);
+        let starves = |f: &Flow| source(f.from) == 0 && self.starved.contains(&f.to) && is_fed(f.to);
+        let mut rates: Vec<Option<f64>> = self.flows.iter().map(|f| starves(f).then_some(0.0)).collect();
         let mut open: Vec<usize> = vec![0; room.len()];
-        ends.iter().flatten().for_each(|l| open[*l] += 1);
-        let mut rates: Vec<Option<f64>> = vec![None; ends.len()];
+        let flowing = ends.iter().zip(&rates).filter(|(_, rate)| rate.is_none());
+        flowing.flat_map(|(ends, _)| ends).for_each(|l| open[*l] += 1);
         while let Some((share, link)) = (0..room.len())
             .filter(|&l| open[l] > 0)
             .map(|l| (room[l] / open[l] as f64, l))
@@ -424,6 +431,32 @@ fn mixed_links_do_not_hold_the_fast_ones_back_from_the_origin() {
 }
 
 #[test]
+fn what_slow_nodes_read_and_do_not_get_holds_nobody_up() {
+    let mut world = World::new(spec(256, 4), LINK);
+    world.starved = (0..8).filter(|n| n % 2 == 1).collect();
+    for n in 0..8 {
+        world.start(if n % 2 == 0 { LINK } else { LINK / 4.0 }, cold(256));
+    }
+    world.run(Duration::from_secs(200));
+    let of_fast = world.nodes.iter().step_by(2).filter_map(|n| n.done_at).max().unwrap().as_secs_f64();
+    println!("the fast after {of_fast:.1} s, all after {:.1}", world.makespan());
+    assert!(of_fast < world.bound() / 2.0, "the fast waited {of_fast:.1} of {:.1} s", world.makespan());
+    assert!(world.makespan() <= 1.1 * world.bound(), "{:.3}", world.makespan() / world.bound());
+    assert!(world.origin_ratio() <= 1.05, "origin {:.3}", world.origin_ratio());
+}
+
+#[test]
+fn an_origin_that_is_slow_to_all_is_read_once_although_some_have_nothing_to_read() {
+    // Four spans for eight nodes; the four that read share what brings each a chunk in four seconds.
+    let mut world = World::new(spec(16, 4), f64::from(CHUNK) / 1000.0);
+    world.herd(8, LINK);
+    world.run(Duration::from_secs(200));
+    let first = Duration::from_secs(4);
+    assert!(first > SwarmConfig::default().takeover_min);
+    assert!(world.origin_ratio() <= 1.02, "origin {:.3}", world.origin_ratio());
+}
+
+#[test]
 fn a_late_joiner_costs_the_origin_nothing() {
     let mut world = World::new(spec(128, 4), LINK);
     for _ in 0..4 {
@@ -535,6 +568,21 @@ fn who_leaves_with_everybody_waits_for_nobody() {
     assert_eq!(swarm.only_here_bytes(), 8 * u64::from(CHUNK));
     swarm.handle(STEP, Input::Leaving(id(1)));
     assert_eq!(swarm.only_here_bytes(), 0);
+}
+
+#[test]
+fn what_a_silent_neighbour_held_is_no_safer_for_that_when_this_node_leaves() {
+    let mut swarm = lone(ChunkSet::full(8), false);
+    for (n, held) in [(1, ChunkSet::full(8)), (2, cold(8))] {
+        join(&mut swarm, n, held);
+    }
+    assert_eq!(swarm.only_here_bytes(), 0);
+    // It was asked for something, and has not been heard of since.
+    swarm.lost(0);
+    swarm.ask(STEP, id(1), 0);
+    swarm.handle(Duration::from_secs(60), Input::Tick);
+    // What is being read again included.
+    assert_eq!(swarm.only_here_bytes(), 8 * u64::from(CHUNK));
 }
 
 #[test]

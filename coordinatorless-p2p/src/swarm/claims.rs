@@ -1,0 +1,192 @@
+//! Claims: the word of neighbours that they read a span, how fast they do, and who gives way to whom.
+//!
+//! Claims that cross are settled by rank, and the one that loses is taken back. Of a span whose reader is
+//! slow, who has nothing else to read takes what lies behind the chunk under way; the reader hears the claim,
+//! brings that one chunk and leaves the rest. So an overtaken reader costs the origin nothing twice, and a
+//! node behind a narrow link holds nobody up by what it has claimed.
+
+use std::{ops::Range, time::Duration};
+
+use super::{Now, Swarm};
+use crate::node::NodeId;
+
+/// A claim older than this does not cross a new one: whoever makes that has heard of it.
+const CROSSING: Duration = Duration::from_secs(1);
+/// A reader is slow that will need longer than this for the rest of its span,
+const LATE: Duration = Duration::from_secs(1);
+/// and as many times as long as whoever would take it over.
+const LATE_TIMES: f64 = 2.0;
+
+/// A neighbour's word that it reads a span.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    by: NodeId,
+    since: Now,
+    progress: Now,
+    /// Chunks of the span that it has announced since.
+    got: u32,
+}
+
+/// This node's own reading of a span.
+#[derive(Debug, Clone)]
+pub(super) struct Mine {
+    /// What was asked of the origin and has not come yet.
+    pub(super) left: Range<u32>,
+    pub(super) since: Now,
+    pub(super) progress: Now,
+    pub(super) got: u32,
+    /// Another one reads what lies behind the chunk under way.
+    pub(super) is_overtaken: bool,
+}
+
+/// Of one span: more than one only while claims cross, or where one reader overtook another.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Vec<Claim>);
+
+impl Claims {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether somebody reads who made progress, or began, less than `stuck` ago.
+    pub(super) fn stand(&self, now: Now, stuck: Duration) -> bool {
+        self.0.iter().any(|claim| now < claim.progress + stuck)
+    }
+
+    /// Whether `peer` reads.
+    pub(super) fn has(&self, peer: NodeId) -> bool {
+        self.0.iter().any(|claim| claim.by == peer)
+    }
+
+    pub(super) fn add(&mut self, by: NodeId, now: Now) {
+        self.remove(by);
+        self.0.push(Claim { by, since: now, progress: now, got: 0 });
+    }
+
+    pub(super) fn remove(&mut self, by: NodeId) {
+        self.0.retain(|claim| claim.by != by);
+    }
+
+    /// A neighbour announced a chunk; says how long that took, if it claimed the span.
+    pub(super) fn progressed(&mut self, by: NodeId, now: Now) -> Option<Duration> {
+        let claim = self.0.iter_mut().find(|claim| claim.by == by)?;
+        claim.got += 1;
+        Some(now.saturating_sub(std::mem::replace(&mut claim.progress, now)))
+    }
+
+    /// Of those who read, the one that will be through first with so many chunks, and when, as far as one
+    /// can tell: before its first chunk no reader is slower than it has been so far.
+    fn first_through(&self, now: Now, stuck: Duration, left: u32) -> Option<(NodeId, Duration)> {
+        let standing = self.0.iter().filter(|claim| now < claim.progress + stuck);
+        let rest = |claim: &Claim| now.saturating_sub(claim.since) * left / claim.got.max(1);
+        standing.map(|claim| (claim.by, rest(claim))).min_by_key(|(_, rest)| *rest)
+    }
+
+    /// Whether all who read have for so long that none can have missed a claim of this node.
+    fn are_settled(&self, now: Now) -> bool {
+        self.0.iter().all(|claim| now >= claim.since + CROSSING)
+    }
+}
+
+/// What becomes of this node's reading when a neighbour claims the same span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Keep,
+    /// All but the chunk under way.
+    GiveRest,
+    Give,
+}
+
+impl Swarm {
+    pub(super) fn peer_claimed(&mut self, now: Now, peer: NodeId, span: u32) {
+        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        neighbour.progress = now;
+        if self.spans.get(span as usize).is_none() {
+            self.shun(now, peer, "claimed a span past the end");
+            return;
+        }
+        self.spans[span as usize].claims.add(peer, now);
+        match self.way(now, span, peer) {
+            Way::Keep => {}
+            Way::GiveRest => self.end_after_chunk(now, span),
+            Way::Give => self.give_up(now, span),
+        }
+    }
+
+    pub(super) fn peer_unclaimed(&mut self, peer: NodeId, span: u32) {
+        if let Some(state) = self.spans.get_mut(span as usize) {
+            state.claims.remove(peer);
+        }
+    }
+
+    fn way(&self, now: Now, span: u32, peer: NodeId) -> Way {
+        let Some(mine) = &self.spans[span as usize].mine else { return Way::Keep };
+        if mine.is_overtaken {
+            return Way::Keep;
+        }
+        if now >= mine.since + CROSSING {
+            return Way::GiveRest;
+        }
+        // Nearly done: what is left costs less than starting over there.
+        let is_nearly_done = mine.got > 0 && mine.left.len() as u32 <= mine.got;
+        let loses = self.score(span, peer) > self.score(span, self.me);
+        if loses && !is_nearly_done { Way::Give } else { Way::Keep }
+    }
+
+    /// Ends a reading and says so.
+    fn give_up(&mut self, now: Now, span: u32) {
+        if let Some(mine) = self.spans[span as usize].mine.take() {
+            self.pace.own_wait_ended(now.saturating_sub(mine.progress));
+            self.out.push_back(super::Output::CancelSpan { span });
+            self.out.push_back(super::Output::Unclaim { span });
+        }
+    }
+
+    /// Has a reading end behind the chunk that is under way.
+    pub(super) fn end_after_chunk(&mut self, now: Now, span: u32) {
+        let chunks = &self.chunks;
+        let Some(mine) = &mut self.spans[span as usize].mine else { return };
+        mine.is_overtaken = true;
+        mine.left.end = mine.left.end.min(mine.left.start + 1);
+        // What another one holds already is not read to the end.
+        if mine.left.clone().all(|c| chunks[c as usize].holders > 0) {
+            self.give_up(now, span);
+        }
+    }
+
+    /// What others hold of a span needs no reading of this node's any more.
+    pub(super) fn leave_to_holders(&mut self, now: Now, index: u32) {
+        let span = self.span_of[index as usize];
+        let Some(Mine { left, .. }) = &self.spans[span as usize].mine else { return };
+        let is_needless = |c: u32| !self.lacks(c) || self.chunks[c as usize].holders > 0;
+        if !left.is_empty() && left.contains(&index) && left.clone().skip(1).all(is_needless) {
+            self.end_after_chunk(now, span);
+        }
+    }
+
+    /// Of a span that others read, the one who reads it, if it is slow beside this node. Who has read nothing
+    /// yet does not know whether it is the origin that is slow.
+    pub(super) fn slow_reader(&self, now: Now, span: u32) -> Option<NodeId> {
+        let state = &self.spans[span as usize];
+        if !state.claims.are_settled(now) {
+            return None;
+        }
+        let (reader, rest) = state.claims.first_through(now, self.takeover_after(), state.orphans)?;
+        let own = self.pace.own_interval()? * state.orphans;
+        (rest > LATE && rest > own.mul_f64(LATE_TIMES)).then_some(reader)
+    }
+
+    /// How long who has nothing else to read waits for the last chunk of a span that another one reads: it
+    /// costs little to read one chunk twice, and all may be waiting for it.
+    pub(super) fn last_chunk_after(&self) -> Duration {
+        let usual = self.pace.own_interval().map(|own| (own * 4).max(LATE / 2));
+        usual.map_or(self.takeover_after(), |usual| usual.min(self.takeover_after()))
+    }
+
+    /// What to read of a span whose reader is slow: all that follows the chunk it is about.
+    pub(super) fn overtaken_run(&self, span: u32) -> Option<Range<u32>> {
+        let chunks = self.spans[span as usize].chunks.clone();
+        let under_way = chunks.clone().find(|&c| self.is_orphan(c))?;
+        self.orphan_run_of(under_way + 1..chunks.end)
+    }
+}
