@@ -365,15 +365,22 @@ impl Resolver {
         Some(listed)
     }
 
-    /// The blueprint on this disk that was cut of the very same listing: no header is read again.
+    /// The blueprint, on this disk or of the listing before, that was cut of the very same listing: no header
+    /// is read again.
     fn known(&self, snapshot: &Snapshot) -> Option<Arc<Blueprint>> {
-        let blueprint = self.store.blueprint(self.store.find(&snapshot.reference)?)?;
-        let same = blueprint.revision == snapshot.revision
-            && blueprint.files.len() == snapshot.files.len()
-            && blueprint.files.iter().zip(&snapshot.files).all(|(b, s)| {
-                b.path == s.path && b.size == s.size && b.version == s.version && b.digest == s.digest
-            });
-        same.then_some(blueprint)
+        let is_same = |blueprint: &Arc<Blueprint>| {
+            blueprint.revision == snapshot.revision
+                && blueprint.files.len() == snapshot.files.len()
+                && blueprint.files.iter().zip(&snapshot.files).all(|(b, s)| {
+                    b.path == s.path && b.size == s.size && b.version == s.version && b.digest == s.digest
+                })
+        };
+        let stored = self.store.find(&snapshot.reference).and_then(|swarm| self.store.blueprint(swarm));
+        stored.filter(is_same).or_else(|| {
+            let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+            let (_, listed) = listings.get(&snapshot.reference)?.before.as_ref()?;
+            Some(listed.blueprint.clone()).filter(is_same)
+        })
     }
 
     fn listing(&self, name: &str, max_age: Duration) -> Arc<OnceCell<Listed>> {
