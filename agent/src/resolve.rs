@@ -3,6 +3,9 @@
 //! Owns whom to ask and how long an answer holds. The homes of a reference list its origin, one
 //! flight at a time, so a herd of N nodes costs the origin one listing. Does not fetch chunks.
 
+mod flights;
+mod listing;
+
 use std::{
     collections::HashMap,
     ops::Range,
@@ -14,22 +17,21 @@ use coordinatorless_p2p::{
     NodeId, SwarmId,
     cluster::{Cluster, HOMES},
 };
+use flights::{Flights, LISTINGS_MAX};
 use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
-use tokio::sync::OnceCell;
+use listing::{FRESH, Listed, Wish};
 
 use crate::{
     error::{Error, ErrorKind, Result},
     manifest::{Blueprint, Cutting, MAX_ENCODED_BYTES, Manifest},
-    origin::{MANIFEST_FILE, Origin, Origins},
+    origin::{Origin, Origins},
     reference::Reference,
     services::{self, Service},
     snapshot::{Snapshot, SnapshotFile},
     store::Store,
 };
 
-/// How long a listing answers for a reference that can move, for whoever reads files.
-const FRESH: Duration = Duration::from_secs(30);
-/// And for whoever asks what there is now: a herd that asks at once costs its origin one listing. A node that
+/// How long a listing answers for whoever asks what there is now: a herd that asks at once costs its origin one listing. A node that
 /// asked before is told of nothing older than the answer that it had.
 const JUST_NOW: Duration = Duration::from_secs(5);
 /// How long a home has to answer: it may have to list a large bucket first.
@@ -38,8 +40,6 @@ const HOME_DEADLINE: Duration = Duration::from_secs(20);
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a better home is waited for when another has answered.
 const BETTER_HOME: Duration = Duration::from_millis(300);
-/// Listings remembered.
-const LISTINGS_MAX: usize = 4096;
 /// Header reads of one snapshot at a time.
 const HEADERS_AT_ONCE: usize = 8;
 
@@ -65,95 +65,20 @@ pub struct Looking {
     pub now: bool,
 }
 
-/// What listing an origin led to.
-#[derive(Clone)]
-pub(crate) struct Listed {
-    pub(crate) blueprint: Arc<Blueprint>,
-    /// The manifest that stands at the origin, not read yet.
-    published: Option<SnapshotFile>,
-}
-
-impl Listed {
-    /// As one node tells another: the length of the published file's description, that, the blueprint.
-    fn encode(&self) -> Result<Vec<u8>> {
-        let published = services::to_json(&self.published)?;
-        let length = (published.len() as u32).to_le_bytes();
-        Ok([&length[..], &published, &self.blueprint.encode()].concat())
-    }
-
-    fn decode(answer: &[u8]) -> Result<Self> {
-        let short = || Error::new(ErrorKind::Invalid, "a listing was cut short");
-        let (length, rest) = answer.split_first_chunk::<4>().ok_or_else(short)?;
-        let (published, blueprint) =
-            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
-        let published: Option<SnapshotFile> = services::from_json(published)?;
-        let is_manifest = |file: &SnapshotFile| file.path.as_str() == MANIFEST_FILE;
-        if !published.as_ref().is_none_or(is_manifest) {
-            return Err(Error::new(ErrorKind::Invalid, "a listing names another file as manifest"));
-        }
-        Ok(Self { blueprint: Arc::new(Blueprint::decode(blueprint)?), published })
-    }
-}
-
-struct Listing {
-    began: Instant,
-    cell: Arc<OnceCell<Listed>>,
-    /// The one before, for when the origin cannot be asked anew, and when that began.
-    before: Option<(Instant, Listed)>,
-}
-
 /// Resolves references.
 pub struct Resolver {
     origins: Origins,
     store: Store,
     cluster: Cluster,
-    listings: Mutex<HashMap<String, Listing>>,
+    flights: Flights,
     /// When who asked here for what there is now was answered last.
     answered: Mutex<HashMap<String, Instant>>,
-}
-
-/// How a listing is asked for.
-#[derive(Debug, Clone, Copy)]
-struct Wish {
-    outdated: Option<SwarmId>,
-    /// One that began longer ago will not do.
-    max_age: Duration,
-    /// Who asks has an older one, and does not wait for an origin that is silent.
-    hurries: bool,
-}
-
-impl Wish {
-    /// As one node asks another: the reference, what is outdated, how old it may be in milliseconds, and
-    /// whether to hurry, a line each. Whoever wants nothing special asks as every version does.
-    fn question(self, name: &str) -> String {
-        let outdated = self.outdated.map(|swarm| swarm.to_string()).unwrap_or_default();
-        match (self.max_age < FRESH || self.hurries, self.outdated) {
-            (false, None) => name.to_owned(),
-            (false, Some(_)) => format!("{name}\n{outdated}"),
-            (true, _) => {
-                format!("{name}\n{outdated}\n{}\n{}", self.max_age.as_millis(), u8::from(self.hurries))
-            }
-        }
-    }
-
-    fn parse(question: &str) -> Result<(&str, Self)> {
-        let mut lines = question.split('\n');
-        let name = lines.next().unwrap_or_default();
-        let outdated = lines.next().filter(|text| !text.is_empty()).map(str::parse).transpose()?;
-        let number = |text: &str| {
-            text.parse::<u64>().map_err(|e| Error::with_source(ErrorKind::Invalid, "question to a home", e))
-        };
-        let max_age = lines.next().map(number).transpose()?;
-        let hurries = lines.next().map(number).transpose()?.is_some_and(|hurries| hurries != 0);
-        let max_age = max_age.map_or(FRESH, |age| Duration::from_millis(age).min(FRESH));
-        Ok((name, Self { outdated, max_age, hurries }))
-    }
 }
 
 impl Resolver {
     /// A resolver that knows nothing yet.
     pub fn new(origins: Origins, store: Store, cluster: Cluster) -> Self {
-        Self { origins, store, cluster, listings: Mutex::default(), answered: Mutex::default() }
+        Self { origins, store, cluster, flights: Flights::default(), answered: Mutex::default() }
     }
 
     /// What `reference` means now, asking its homes first. Cancel-safe.
@@ -170,7 +95,7 @@ impl Resolver {
         let name = reference.to_string();
         let Looking { outdated, now } = looking;
         if let Some(outdated) = outdated {
-            self.forget_outdated(&name, outdated);
+            self.flights.forget_outdated(&name, outdated);
         }
         let whole = self.store.find(&name).filter(|swarm| self.store.is_complete(*swarm));
         let hurries = whole.is_some_and(|swarm| Some(swarm) != outdated);
@@ -226,13 +151,11 @@ impl Resolver {
     fn stale(&self, name: &str, e: &Error, outdated: Option<SwarmId>) -> Option<Resolved> {
         let swarm = self.store.find(name).filter(|swarm| Some(*swarm) != outdated)?;
         let blueprint = self.store.blueprint(swarm)?;
-        let listed = {
-            let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-            let listing = listings.get(name).filter(|listing| listing.cell.initialized());
-            listing.map(|listing| listing.began.elapsed())
-        };
-        let listed =
-            listed.or_else(|| self.store.age(swarm)).map(|age| format!(", listed {} ago", in_words(age)));
+        let listed = self
+            .flights
+            .age(name)
+            .or_else(|| self.store.age(swarm))
+            .map(|age| format!(", listed {} ago", in_words(age)));
         let why = format!("{e}; using what is here{}", listed.unwrap_or_default());
         tracing::warn!(reference = name, swarm = %swarm.short(), "{why}");
         Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true, why_stale: Some(why) })
@@ -315,7 +238,7 @@ impl Resolver {
     /// As [`Origin::snapshot`].
     async fn list(&self, reference: &Reference, wish: Wish) -> Result<Listed> {
         let name = reference.to_string();
-        let cell = self.listing(&name, wish.max_age);
+        let cell = self.flights.join(&name, wish.max_age);
         let listing = cell.get_or_try_init(|| async {
             let origin = self.origins.open(reference)?;
             tracing::info!(reference = %name, "listing the origin");
@@ -336,7 +259,7 @@ impl Resolver {
             listing.await
         };
         let Err(e) = listed else { return listed.cloned() };
-        let before = self.fall_back(&name, &cell, e.kind().is_transient());
+        let before = self.flights.fall_back(&name, &cell, e.kind().is_transient());
         match before.filter(|before| Some(before.blueprint.swarm_id()) != wish.outdated) {
             // Who has it says from when that is.
             Some(before) if !wish.hurries => {
@@ -345,24 +268,6 @@ impl Resolver {
             }
             Some(_) | None => Err(e),
         }
-    }
-
-    /// Forgets a listing that failed; what was listed before holds on for its time, if that `may` be.
-    fn fall_back(&self, name: &str, failed: &Arc<OnceCell<Listed>>, may: bool) -> Option<Listed> {
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        let listing = listings.get(name)?;
-        let before = if Arc::ptr_eq(&listing.cell, failed) {
-            let before = listings.remove(name)?.before;
-            before.filter(|(began, _)| may && began.elapsed() < FRESH)
-        } else {
-            // Somebody else who waited for it was here first.
-            let listed = listing.cell.get().cloned()?;
-            return Some(listed).filter(|_| may);
-        };
-        let (began, listed) = before?;
-        let cell = Arc::new(OnceCell::new_with(Some(listed.clone())));
-        listings.insert(name.to_owned(), Listing { began, cell, before: None });
-        Some(listed)
     }
 
     /// The blueprint, on this disk or of the listing before, that was cut of the very same listing: no header
@@ -377,30 +282,14 @@ impl Resolver {
         };
         let stored = self.store.find(&snapshot.reference).and_then(|swarm| self.store.blueprint(swarm));
         stored.filter(is_same).or_else(|| {
-            let listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-            let (_, listed) = listings.get(&snapshot.reference)?.before.as_ref()?;
-            Some(listed.blueprint.clone()).filter(is_same)
+            let before = self.flights.before(&snapshot.reference)?;
+            Some(before.blueprint).filter(is_same)
         })
-    }
-
-    fn listing(&self, name: &str, max_age: Duration) -> Arc<OnceCell<Listed>> {
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        join_listing(&mut listings, name, max_age, LISTINGS_MAX)
     }
 
     /// Forgets whatever was listed.
     pub fn forget(&self, reference: &Reference) {
-        self.listings.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference.to_string());
-    }
-
-    /// Forgets a listing that the origin has left behind. One made since stays: a herd that learns of the
-    /// change costs the origin one listing, too.
-    fn forget_outdated(&self, name: &str, outdated: SwarmId) {
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        let listed = listings.get(name).and_then(|listing| listing.cell.get());
-        if listed.is_some_and(|listed| listed.blueprint.swarm_id() == outdated) {
-            listings.remove(name);
-        }
+        self.flights.forget(&reference.to_string());
     }
 
     /// The artifact with this manifest, from this disk or any member's.
@@ -444,40 +333,10 @@ impl Resolver {
         let reference: Reference = name.parse()?;
         services::refuse_local(&reference)?;
         if let Some(outdated) = wish.outdated {
-            self.forget_outdated(&reference.to_string(), outdated);
+            self.flights.forget_outdated(&reference.to_string(), outdated);
         }
         self.list(&reference, wish).await?.encode()
     }
-}
-
-/// The flight for `name` that is under way or has landed lately, else a new one. At most `max` are
-/// remembered: the oldest goes, which at worst costs its origin a listing more.
-fn join_listing(
-    listings: &mut HashMap<String, Listing>,
-    name: &str,
-    max_age: Duration,
-    max: usize,
-) -> Arc<OnceCell<Listed>> {
-    // A flight still under way is joined however old it is.
-    let younger = |l: &Listing, age: Duration| !l.cell.initialized() || l.began.elapsed() < age;
-    let usable = |l: &Listing| younger(l, FRESH);
-    if let Some(listing) = listings.get(name).filter(|l| younger(l, max_age)) {
-        return listing.cell.clone();
-    }
-    if listings.len() >= max {
-        listings.retain(|_, l| usable(l));
-    }
-    let before = listings.remove(name).and_then(|listing| match listing.cell.get() {
-        Some(listed) => Some((listing.began, listed.clone())),
-        None => listing.before,
-    });
-    while listings.len() >= max.max(1) {
-        let oldest = listings.iter().min_by_key(|(_, l)| l.began).map(|(name, _)| name.clone());
-        oldest.map(|name| listings.remove(&name));
-    }
-    let cell = Arc::new(OnceCell::new());
-    listings.insert(name.to_owned(), Listing { began: Instant::now(), cell: cell.clone(), before });
-    cell
 }
 
 /// A time that has passed, to one unit.
@@ -521,55 +380,4 @@ async fn read(origin: &dyn Origin, file: &SnapshotFile, range: Range<u64>) -> Re
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_home_is_asked_as_of_old_where_nothing_special_is_wanted_and_understands_what_is() {
-        let swarm = SwarmId([7; 32]);
-        let plain = Wish { outdated: None, max_age: FRESH, hurries: false };
-        assert_eq!(plain.question("s3://b/p"), "s3://b/p");
-        let outdated = Wish { outdated: Some(swarm), ..plain };
-        assert_eq!(outdated.question("s3://b/p"), format!("s3://b/p\n{swarm}"));
-        let aged = Wish { max_age: Duration::from_millis(1234), ..plain };
-        for wish in [plain, outdated, aged, Wish { hurries: true, ..outdated }] {
-            let question = wish.question("s3://b/p");
-            let (name, heard) = Wish::parse(&question).unwrap();
-            assert_eq!((name, format!("{heard:?}")), ("s3://b/p", format!("{wish:?}")));
-        }
-        assert!(Wish::parse("s3://b/p\n\nsoon").is_err());
-        assert_eq!(Wish::parse("s3://b/p\n\n99999999").unwrap().1.max_age, FRESH, "no longer than it holds");
-    }
-
-    #[test]
-    fn a_listing_older_than_what_is_wanted_is_made_anew_and_one_under_way_is_joined() {
-        let mut listings = HashMap::new();
-        let flying = join_listing(&mut listings, "a", Duration::ZERO, 8);
-        assert!(Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", Duration::ZERO, 8)));
-        let file = crate::manifest::BlueprintFile {
-            path: "f".parse().unwrap(),
-            size: 1,
-            version: crate::snapshot::FileVersion::default(),
-            digest: None,
-            chunk_bytes: vec![1],
-        };
-        let blueprint = Arc::new(Blueprint::new("a".to_owned(), None, vec![file]).unwrap());
-        flying.set(Listed { blueprint, published: None }).ok().unwrap();
-        assert!(Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", FRESH, 8)));
-        assert!(!Arc::ptr_eq(&flying, &join_listing(&mut listings, "a", Duration::ZERO, 8)));
-    }
-
-    #[test]
-    fn a_flood_of_references_is_remembered_within_bounds_and_the_newest_is_joined() {
-        let mut listings = HashMap::new();
-        for n in 0..100 {
-            join_listing(&mut listings, &format!("https://host/{n}"), FRESH, 8);
-            assert!(listings.len() <= 8, "{} after {n}", listings.len());
-        }
-        let newest = join_listing(&mut listings, "https://host/99", FRESH, 8);
-        assert!(Arc::ptr_eq(&newest, &join_listing(&mut listings, "https://host/99", FRESH, 8)));
-    }
 }
