@@ -2,8 +2,9 @@
 //!
 //! Claims that cross are settled by rank, and the one that loses is taken back. Of a span whose reader is
 //! slow, who has nothing else to read takes what lies behind the chunk under way; the reader hears the claim,
-//! brings that one chunk and leaves the rest. So an overtaken reader costs the origin nothing twice, and a
-//! node behind a narrow link holds nobody up by what it has claimed.
+//! brings that one chunk and leaves the rest. When that chunk is the last one, it is soon read by somebody
+//! else as well. So an overtaken reader costs the origin one chunk twice at most, and a node behind a narrow
+//! link holds nobody up by what it has claimed.
 
 use std::{ops::Range, time::Duration};
 
@@ -166,21 +167,21 @@ impl Swarm {
 
     /// Of a span that others read, the one who reads it, if it is slow beside this node. Who has read nothing
     /// yet does not know whether it is the origin that is slow.
-    pub(super) fn slow_reader(&self, now: Now, span: u32) -> Option<NodeId> {
+    pub(super) fn slow_reader(&self, now: Now, span: u32, stuck: Duration) -> Option<NodeId> {
         let state = &self.spans[span as usize];
         if !state.claims.are_settled(now) {
             return None;
         }
-        let (reader, rest) = state.claims.first_through(now, self.takeover_after(), state.orphans)?;
+        let (reader, rest) = state.claims.first_through(now, stuck, state.orphans)?;
         let own = self.pace.own_interval()? * state.orphans;
         (rest > LATE && rest > own.mul_f64(LATE_TIMES)).then_some(reader)
     }
 
     /// How long who has nothing else to read waits for the last chunk of a span that another one reads: it
     /// costs little to read one chunk twice, and all may be waiting for it.
-    pub(super) fn last_chunk_after(&self) -> Duration {
+    pub(super) fn last_chunk_after(&self, stuck: Duration) -> Duration {
         let usual = self.pace.own_interval().map(|own| (own * 4).max(LATE / 2));
-        usual.map_or(self.takeover_after(), |usual| usual.min(self.takeover_after()))
+        usual.map_or(stuck, |usual| usual.min(stuck))
     }
 
     /// What to read of a span whose reader is slow: all that follows the chunk it is about.

@@ -87,7 +87,7 @@ impl Swarm {
     /// The first chunks of the order that this node is to read from the origin, from the first of them to the
     /// end of the run in its span.
     pub(super) fn run_in_order(&mut self, now: Now) -> Option<(u32, Range<u32>)> {
-        let stuck = self.takeover_after();
+        let stuck = self.takeover_after(now);
         let grace = now < self.began + self.config.meeting_grace;
         for index in self.head() {
             let s = self.span_of[index as usize];

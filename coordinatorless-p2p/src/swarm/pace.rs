@@ -49,8 +49,6 @@ pub(super) struct OriginPace {
     interval: Option<Duration>,
     /// The same of this node's own streams; none before the first chunk.
     own_interval: Option<Duration>,
-    /// How long this node itself has waited for the next chunk of a stream, the longest of them.
-    waiting: Duration,
 }
 
 impl OriginPace {
@@ -66,7 +64,6 @@ impl OriginPace {
             failures: 0,
             interval: None,
             own_interval: None,
-            waiting: Duration::ZERO,
         }
     }
 
@@ -159,26 +156,22 @@ impl OriginPace {
         self.own_interval = self.own_interval.map(|usual| usual.max(waited));
     }
 
-    /// This node's own streams have waited so long for their next chunk, the one that waits longest.
-    pub(super) fn waiting(&mut self, longest: Duration) {
-        self.waiting = longest;
-    }
-
     /// Without progress for this long, a stream or a neighbour counts as stuck.
     pub(super) fn stuck_after(&self, min: Duration, max: Duration) -> Duration {
         (self.interval() * 8).clamp(min, max)
     }
 
     /// Without progress for this long, another reader of the origin counts as stuck. Who reads knows by itself
-    /// how fast the origin is; what it does to all is no reason to take over.
-    pub(super) fn takeover_after(&self, min: Duration, max: Duration) -> Duration {
+    /// how fast the origin is; what it does to all is no reason to take over. `waiting`: how long this node's
+    /// own streams have waited for their next chunk, the one that waits longest.
+    pub(super) fn takeover_after(&self, min: Duration, max: Duration, waiting: Duration) -> Duration {
         let usual = match (self.own_interval, self.interval) {
             (Some(own), _) => own * 8,
             // Who got nothing from an origin that gives to others leaves it to them to take over.
             (None, Some(interval)) => (interval * 8).max(min) * 2,
             (None, None) => FIRST_CHUNK,
         };
-        usual.max(self.waiting * 2).clamp(min, max)
+        usual.max(waiting * 2).clamp(min, max)
     }
 }
 

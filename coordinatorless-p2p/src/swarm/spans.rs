@@ -85,7 +85,7 @@ impl Swarm {
         if !is_new && !self.ranking.is_stale && now < self.ranking.until {
             return;
         }
-        let (stuck, meets_until) = (self.takeover_after(), self.began + self.config.meeting_max);
+        let (stuck, meets_until) = (self.takeover_after(now), self.began + self.config.meeting_max);
         let has_just_begun = now >= meets_until && self.crowd.has_just_begun(now);
         let is_meeting = self.members.len() > 1 && (now < meets_until || has_just_begun);
         let reads = self.is_reading_for_others(now);
@@ -144,8 +144,6 @@ impl Swarm {
 
     /// Starts as many origin reads as the pace allows.
     pub(super) fn read_origin(&mut self, now: Now) {
-        let waits = self.spans.iter().filter_map(|s| s.mine.as_ref()).map(|m| now.saturating_sub(m.progress));
-        self.pace.waiting(waits.max().unwrap_or_default());
         if self.is_meeting(now) {
             return;
         }
@@ -232,7 +230,7 @@ impl Swarm {
     /// The span to read next and what of it: one of this node's own, one whose reader or owner is stuck, or,
     /// where nothing is `busy` here, one that somebody else will come to or be through with late.
     fn run_in_turn(&mut self, now: Now, busy: usize) -> Option<(u32, Range<u32>)> {
-        let stuck = self.takeover_after();
+        let stuck = self.takeover_after(now);
         let grace = now < self.began + self.config.meeting_grace;
         let helps = busy == 0 && !grace;
         let mut own: Option<u32> = None;
@@ -246,9 +244,9 @@ impl Swarm {
                 continue;
             }
             let s = s as u32;
-            let patience = if helps && span.orphans == 1 { self.last_chunk_after() } else { stuck };
+            let patience = if helps && span.orphans == 1 { self.last_chunk_after(stuck) } else { stuck };
             if span.claims.stand(now, patience) {
-                if helps && let Some(reader) = self.slow_reader(now, s) {
+                if helps && let Some(reader) = self.slow_reader(now, s, stuck) {
                     slow_readers.insert(reader);
                     slow = slow.max(self.overtaken_run(s).map(|_| (self.score(s, self.me), s)));
                 }
@@ -286,8 +284,10 @@ impl Swarm {
     }
 
     /// Without progress for this long, another reader of the origin counts as stuck.
-    pub(super) fn takeover_after(&self) -> Duration {
-        self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max)
+    pub(super) fn takeover_after(&self, now: Now) -> Duration {
+        let waits = self.spans.iter().filter_map(|s| s.mine.as_ref()).map(|m| now.saturating_sub(m.progress));
+        let waiting = waits.max().unwrap_or_default();
+        self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max, waiting)
     }
 
     /// Without progress for this long, a reading of this node's own or a neighbour counts as stuck.
