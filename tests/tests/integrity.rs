@@ -464,6 +464,19 @@ async fn files_that_somebody_removes_are_reported_and_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_goes_under_a_pull_is_made_again_and_the_pull_completes() {
+    let site = Site::start(32, 6).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let agent = &cluster.agents()[0];
+    let status = site.pull_until(agent.client(), 0.4).await;
+    let swarm = status.swarm.expect("resolved");
+    std::fs::remove_dir_all(agent.data_dir().join("artifacts").join(swarm)).expect("removed");
+    let ended = agent.client().watch_pull(&status.id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    site.is_whole(&ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verification_fetches_nothing_that_a_pull_has_left() {
     let site = Site::start(32, 6).await;
     let cluster = Cluster::start(1).await.expect("an agent");
