@@ -163,16 +163,18 @@ fn a_meeting_place_may_die_and_those_who_join_later_are_fed_all_the_same() {
 
 #[test]
 fn a_straggler_is_hedged_within_the_budget_and_holds_nobody_up() {
-    for (nodes, seed, most) in [(10, 1, 1.3), (10, 2, 1.3), (100, 3, 1.35)] {
+    for (nodes, seed) in [(10, 1), (10, 2), (10, 3), (10, 4), (100, 1), (100, 3)] {
         let slow = 4;
-        let mut rates = vec![GIGABIT; nodes];
-        rates[slow] = GIGABIT / 100.0;
-        let plan =
-            Plan { links: Links { nodes: rates, origin: GIGABIT, trunk: None }, ..plan(nodes, 512, seed) };
-        let mut world = herd(&plan);
-        let others = finish(&mut world, seed, (0..nodes).filter(|n| *n != slow));
-        let bound = plan.model_bytes as f64 / GIGABIT;
-        assert!(others <= MEETING_SECONDS + most * bound, "seed {seed}: {others:.1} s, bound {bound:.1} s");
+        let seconds = |slow_rate: f64| {
+            let mut rates = vec![GIGABIT; nodes];
+            rates[slow] = slow_rate;
+            let links = Links { nodes: rates, origin: GIGABIT, trunk: None };
+            let mut world = herd(&Plan { links, ..plan(nodes, 512, seed) });
+            (finish(&mut world, seed, (0..nodes).filter(|n| *n != slow)), world)
+        };
+        let ((even, _), (others, world)) = (seconds(GIGABIT), seconds(GIGABIT / 100.0));
+        println!("seed {seed}: {even:.2} s without a straggler, {others:.2} s with one");
+        assert!(others <= 1.2 * even, "seed {seed}: {others:.2} s, {even:.2} s without a straggler");
         let hedged = world.ledger.hedged_bytes as f64 / world.ledger.peer_bytes as f64;
         assert!(hedged <= 0.04, "seed {seed}: {hedged:.3} asked twice");
     }

@@ -15,8 +15,9 @@ use crate::node::NodeId;
 const CROSSING: Duration = Duration::from_secs(1);
 /// A reader is slow that will need longer than this for the rest of its span,
 const LATE: Duration = Duration::from_secs(1);
-/// and as many times as long as whoever would take it over.
-const LATE_TIMES: f64 = 2.0;
+/// and as many times as long for a chunk as whoever would take it over. By all that both have read: of one
+/// origin that is shared, single readings go at rates as different as that.
+const LATE_TIMES: f64 = 4.0;
 
 /// A neighbour's word that it reads a span.
 #[derive(Debug, Clone, Copy)]
@@ -24,8 +25,6 @@ struct Claim {
     by: NodeId,
     since: Now,
     progress: Now,
-    /// Chunks of the span that it has announced since.
-    got: u32,
 }
 
 /// This node's own reading of a span.
@@ -61,7 +60,7 @@ impl Claims {
 
     pub(super) fn add(&mut self, by: NodeId, now: Now) {
         self.remove(by);
-        self.0.push(Claim { by, since: now, progress: now, got: 0 });
+        self.0.push(Claim { by, since: now, progress: now });
     }
 
     pub(super) fn remove(&mut self, by: NodeId) {
@@ -71,16 +70,7 @@ impl Claims {
     /// A neighbour announced a chunk; says how long that took, if it claimed the span.
     pub(super) fn progressed(&mut self, by: NodeId, now: Now) -> Option<Duration> {
         let claim = self.0.iter_mut().find(|claim| claim.by == by)?;
-        claim.got += 1;
         Some(now.saturating_sub(std::mem::replace(&mut claim.progress, now)))
-    }
-
-    /// Of those who read, the one that will be through first with so many chunks, and when, as far as one
-    /// can tell: before its first chunk no reader is slower than it has been so far.
-    fn first_through(&self, now: Now, stuck: Duration, left: u32) -> Option<(NodeId, Duration)> {
-        let standing = self.0.iter().filter(|claim| now < claim.progress + stuck);
-        let rest = |claim: &Claim| now.saturating_sub(claim.since) * left / claim.got.max(1);
-        standing.map(|claim| (claim.by, rest(claim))).min_by_key(|(_, rest)| *rest)
     }
 
     /// Whether all who read have for so long that none can have missed a claim of this node.
@@ -172,15 +162,19 @@ impl Swarm {
         if !state.claims.are_settled(now) {
             return None;
         }
-        let (reader, rest) = state.claims.first_through(now, stuck, state.orphans)?;
-        let own = self.pace.own_interval()? * state.orphans;
-        (rest > LATE && rest > own.mul_f64(LATE_TIMES)).then_some(reader)
+        let standing = state.claims.0.iter().filter(|claim| now < claim.progress + stuck);
+        let pace_of = |claim: &Claim| {
+            let waiting = now.saturating_sub(claim.progress);
+            self.neighbours.get(&claim.by).map(|reader| (reader.reading_pace(waiting), claim.by))
+        };
+        let (pace, reader) = standing.filter_map(pace_of).min()?;
+        (pace * state.orphans > LATE && pace > self.pace.own_pace()?.mul_f64(LATE_TIMES)).then_some(reader)
     }
 
     /// How long who has nothing else to read waits for the last chunk of a span that another one reads: it
     /// costs little to read one chunk twice, and all may be waiting for it.
     pub(super) fn last_chunk_after(&self, stuck: Duration) -> Duration {
-        let usual = self.pace.own_interval().map(|own| (own * 4).max(LATE / 2));
+        let usual = self.pace.own_pace().map(|own| (own * 8).max(LATE));
         usual.map_or(stuck, |usual| usual.min(stuck))
     }
 

@@ -47,8 +47,8 @@ pub(super) struct OriginPace {
     failures: u32,
     /// Smoothed time between chunks of one stream; none before the first chunk of any.
     interval: Option<Duration>,
-    /// The same of this node's own streams; none before the first chunk.
-    own_interval: Option<Duration>,
+    /// How long this node's own streams have waited for chunks, and for how many.
+    own: (Duration, u32),
 }
 
 impl OriginPace {
@@ -63,7 +63,7 @@ impl OriginPace {
             hold_until: Duration::ZERO,
             failures: 0,
             interval: None,
-            own_interval: None,
+            own: (Duration::ZERO, 0),
         }
     }
 
@@ -95,9 +95,9 @@ impl OriginPace {
         self.interval.unwrap_or(USUAL)
     }
 
-    /// The usual time between chunks of one of this node's own streams; none before the first.
-    pub(super) fn own_interval(&self) -> Option<Duration> {
-        self.own_interval
+    /// How long this node's own streams have taken for a chunk, of all they have read; none before the first.
+    pub(super) fn own_pace(&self) -> Option<Duration> {
+        self.own.0.checked_div(self.own.1)
     }
 
     /// A chunk appeared in the swarm for the first time.
@@ -148,12 +148,12 @@ impl OriginPace {
     /// Another chunk of a stream of this node's own took this long.
     pub(super) fn own_chunk(&mut self, took: Duration) {
         self.chunk_interval(took);
-        self.own_interval = Some(self.own_interval.map_or(took, |usual| (usual * 3 + took) / 4));
+        self.own = (self.own.0 + took, self.own.1 + 1);
     }
 
     /// A stream of this node's own was given up after such a wait: its chunks take at least as long.
     pub(super) fn own_wait_ended(&mut self, waited: Duration) {
-        self.own_interval = self.own_interval.map(|usual| usual.max(waited));
+        self.own.0 += waited;
     }
 
     /// Without progress for this long, a stream or a neighbour counts as stuck.
@@ -165,7 +165,7 @@ impl OriginPace {
     /// how fast the origin is; what it does to all is no reason to take over. `waiting`: how long this node's
     /// own streams have waited for their next chunk, the one that waits longest.
     pub(super) fn takeover_after(&self, min: Duration, max: Duration, waiting: Duration) -> Duration {
-        let usual = match (self.own_interval, self.interval) {
+        let usual = match (self.own_pace(), self.interval) {
             (Some(own), _) => own * 8,
             // Who got nothing from an origin that gives to others leaves it to them to take over.
             (None, Some(interval)) => (interval * 8).max(min) * 2,

@@ -50,6 +50,8 @@ pub(super) struct Neighbour {
     pub(super) greeted: Now,
     /// When it last stored, claimed or answered anything.
     pub(super) progress: Now,
+    /// How long it has taken to read what it claimed and announced, and how many chunks that is.
+    read: (Duration, u32),
     /// Not asked before then, after a failure.
     pub(super) rest_until: Now,
     failures: u32,
@@ -77,6 +79,7 @@ impl Neighbour {
             round_trip: Duration::ZERO,
             greeted: now,
             progress: now,
+            read: (Duration::ZERO, 0),
             rest_until: Duration::ZERO,
             failures: 0,
         }
@@ -108,6 +111,12 @@ impl Neighbour {
         let first = self.leaving.is_none();
         self.leaving.get_or_insert(now);
         first
+    }
+
+    /// How long it takes to read a chunk from the origin; at least so long as it has been `waiting` for one.
+    pub(super) fn reading_pace(&self, waiting: Duration) -> Duration {
+        let (took, chunks) = self.read;
+        (took + waiting) / (chunks + 1)
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -232,6 +241,7 @@ impl Swarm {
     /// A neighbour that greets anew is asked for what it was asked before, as far as it still has it.
     fn go_on_asking(&mut self, peer: NodeId, neighbour: &mut Neighbour, before: Neighbour) {
         neighbour.rate = before.rate;
+        neighbour.read = before.read;
         neighbour.round_trip = before.round_trip;
         for (index, asked) in before.asked {
             if neighbour.held.contains(index) {
@@ -292,6 +302,9 @@ impl Swarm {
             }
             if let Some(took) = self.span_mut(index).claims.progressed(peer, now) {
                 self.pace.chunk_interval(took);
+                if let Some(reader) = self.neighbours.get_mut(&peer) {
+                    reader.read = (reader.read.0 + took, reader.read.1 + 1);
+                }
             }
             self.leave_to_holders(now, index);
         }
