@@ -43,6 +43,24 @@ async fn a_killed_agent_resumes_where_it_was() {
     assert!(after.sources.reused >= total / 2 - total / 20, "{after:?}");
 }
 
+/// Before the others can have noticed that it was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_killed_and_started_again_at_once_is_fed_by_its_neighbours() {
+    let site = Site::start(64, 16).await;
+    let mut cluster = Cluster::start(2).await.expect("a cluster");
+    let started = cluster.agents().iter().map(|agent| site.pull_until(agent.client(), 0.3));
+    let statuses = futures::future::join_all(started).await;
+    cluster.agents_mut()[1].kill().expect("killed");
+    cluster.agents_mut()[1].restart().await.expect("restarted");
+    let [first, again] = cluster.agents() else { panic!("two agents") };
+    let after = site.pull(again).await;
+    site.is_whole(&after);
+    assert!(after.sources.peers >= site.model().bytes() / 5, "{after:?}");
+    let ended = first.client().watch_pull(&statuses[0].id, PATIENCE, |_| false).await.expect("alive");
+    assert_eq!(ended.phase, Phase::Complete, "{ended:?}");
+    assert!(site.ratio() <= 1.2, "the origin gave {:.2} × the model", site.ratio());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_half_of_the_nodes_die_the_rest_complete() {
     let site = Site::start(64, 8).await;

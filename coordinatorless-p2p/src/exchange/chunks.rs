@@ -201,6 +201,9 @@ mod tests {
         fn finish(&mut self) -> Result<()> {
             Ok(())
         }
+        async fn stopped(&mut self) {
+            std::future::pending().await
+        }
         fn set_priority(&mut self, _: i32) {}
     }
 

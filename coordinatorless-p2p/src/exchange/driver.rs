@@ -51,6 +51,8 @@ const IDLE_END: Duration = Duration::from_secs(60);
 
 struct Speaker {
     number: u64,
+    /// Of the neighbour when it was spoken to; another one may be a new process, which has heard nothing.
+    generation: u64,
     queue: mpsc::Sender<Bytes>,
 }
 
@@ -285,6 +287,12 @@ impl Driver {
             Event::SpeakerEnded { to, speaker } => {
                 if self.speakers.get(&to).is_some_and(|s| s.number == speaker) {
                     self.speakers.remove(&to);
+                    self.speak_again_soon(to);
+                }
+            }
+            Event::SpeakAgain { to } => {
+                if self.listeners.contains_key(&to) && !self.speakers.contains_key(&to) {
+                    self.speak_to(to);
                 }
             }
             Event::Received { peer, index, hash, bytes, place } => {

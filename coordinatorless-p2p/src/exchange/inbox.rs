@@ -72,6 +72,7 @@ pub(crate) enum Event {
     Heard { from: Talker, word: Word },
     Silent { from: NodeId, talk: u64 },
     SpeakerEnded { to: NodeId, speaker: u64 },
+    SpeakAgain { to: NodeId },
     Received { peer: NodeId, index: u32, hash: ChunkHash, bytes: Bytes, place: OwnedSemaphorePermit },
     Refused { peer: NodeId, index: u32, error: Error },
     Origin { span: u32, ticket: Ticket, index: u32, bytes: Bytes, place: OwnedSemaphorePermit },

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     chunk::{ChunkHash, SwarmId},
-    error::Result,
+    error::{Error, ErrorKind, Result},
     transport::{Peer, RecvStream, Transport},
     wire::{self, FRAME_BYTES_MAX, HAVE_ITEMS_MAX, Opening, Word},
 };
@@ -43,10 +43,17 @@ pub(crate) async fn speak(
         send.send(frame, stall).await?;
     }
     drop(replaces);
-    while let Some(frame) = queue.recv().await {
-        send.send(frame, stall).await?;
+    loop {
+        let frame = tokio::select! {
+            frame = queue.recv() => frame,
+            // With nothing to say one would not notice that nobody listens any more.
+            () = send.stopped() => return Err(Error::new(ErrorKind::UNAVAILABLE, "it does not listen any more")),
+        };
+        match frame {
+            Some(frame) => send.send(frame, stall).await?,
+            None => return send.finish(),
+        }
     }
-    send.finish()
 }
 
 /// Hears one neighbour until its stream ends, handing each word to the swarm.

@@ -412,6 +412,12 @@ impl SendStream for MemorySend {
         Ok(())
     }
 
+    async fn stopped(&mut self) {
+        if let Some(sender) = &self.sender {
+            self.connection.run_until_cancelled(sender.closed()).await;
+        }
+    }
+
     fn set_priority(&mut self, _priority: i32) {}
 }
 

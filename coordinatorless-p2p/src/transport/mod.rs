@@ -100,6 +100,9 @@ pub trait SendStream: Send {
     /// `Unavailable` when the stream is gone.
     fn finish(&mut self) -> Result<()>;
 
+    /// Waits until the peer takes no more: it said so, or the connection is gone. Cancel-safe.
+    async fn stopped(&mut self);
+
     /// Higher goes first among the streams of one connection; 0 if never called.
     fn set_priority(&mut self, priority: i32);
 }

@@ -18,8 +18,12 @@ use crate::{
     },
     node::NodeId,
     swarm::Input,
+    transport::Peer,
     wire::{self, Word},
 };
+
+/// Before a neighbour is spoken to again, to whom that has just failed.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl Driver {
     /// Speaks to a participant, instead of what was said to it so far.
@@ -30,11 +34,12 @@ impl Driver {
     }
 
     fn speak(&mut self, id: NodeId, first: Vec<Bytes>) {
-        let Some(peer) = self.shared.peer(id) else { return };
+        let Some(node) = self.shared.membership.lookup(id) else { return };
+        let (peer, generation) = (Peer { addr: node.addr, id: Some(id) }, node.generation);
         let (queue, frames) = mpsc::channel(talk::QUEUE_FRAMES_MAX);
         self.counter += 1;
         let number = self.counter;
-        let replaced = self.speakers.insert(id, Speaker { number, queue }).map(|old| old.queue);
+        let replaced = self.speakers.insert(id, Speaker { number, generation, queue }).map(|old| old.queue);
         let (shared, swarm, events) = (self.shared.clone(), self.spec.id, self.events.clone());
         self.tasks.spawn(async move {
             let stall = shared.config.stall;
@@ -44,6 +49,24 @@ impl Driver {
             }
             let _ = events.send(Event::SpeakerEnded { to: id, speaker: number }).await;
         });
+    }
+
+    /// Whether a neighbour hears this node, as the process that it is now.
+    fn is_spoken_to(&self, id: NodeId) -> bool {
+        let generation = self.shared.membership.lookup(id).map(|node| node.generation);
+        self.speakers.get(&id).is_some_and(|s| generation.is_none_or(|now| now == s.generation))
+    }
+
+    /// A neighbour that is heard is spoken to again when that has ended by itself: it may have been started anew
+    /// and have greeted before this node noticed, and does not know what is here.
+    pub(super) fn speak_again_soon(&mut self, to: NodeId) {
+        if self.listeners.contains_key(&to) {
+            let events = self.events.clone();
+            self.tasks.spawn(async move {
+                tokio::time::sleep(PAUSE).await;
+                let _ = events.send(Event::SpeakAgain { to }).await;
+            });
+        }
     }
 
     fn greeting(&self, to: NodeId) -> Result<Vec<Bytes>> {
@@ -76,7 +99,7 @@ impl Driver {
                 self.versions.insert(from, version);
                 let same_zone = self.shared.same_zone(from);
                 self.swarm.handle(now, Input::Joined { peer: from, same_zone, held, wanted, reads_origin });
-                if !self.speakers.contains_key(&from) {
+                if !self.is_spoken_to(from) {
                     self.speak_to(from);
                 }
             }

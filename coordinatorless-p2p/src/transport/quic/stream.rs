@@ -64,6 +64,10 @@ impl SendStream for QuicSend {
         Ok(())
     }
 
+    async fn stopped(&mut self) {
+        let _ = self.stream.stopped().await;
+    }
+
     fn set_priority(&mut self, priority: i32) {
         // Fails only on a stream that is gone, which the next send will tell.
         let _ = self.stream.set_priority(priority);
