@@ -1,8 +1,8 @@
 //! How many origin requests to keep open, and when to stay away altogether.
 //!
-//! More streams are opened only while more bring more: the measure is how fast chunks appear
-//! anywhere in the swarm for the first time, which neighbours' announcements tell, so a node does
-//! not mistake the share it takes from others for a gain.
+//! More streams are opened only while more bring more, and as many as brought nothing are closed: the
+//! measure is how fast chunks appear anywhere in the swarm for the first time, which neighbours'
+//! announcements tell, so a node does not mistake the share it takes from others for a gain.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const STREAMS_MAX_IN_COMPANY: usize = 2;
 /// A level is judged over at least this long and this much.
 const JUDGE_AFTER: Duration = Duration::from_millis(500);
 const JUDGE_BYTES: u64 = 8 << 20;
-/// A further stream must bring this much to be kept.
+/// Twice as many streams must bring this much to be kept.
 const GAIN: f64 = 1.12;
 /// After a step that brought nothing, how long until the next try; doubled each time, up to the second.
 const REST: Duration = Duration::from_secs(5);
@@ -38,11 +38,16 @@ const HOLD_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct OriginPace {
     level: usize,
-    before: f64,
+    /// How many streams there were before the step that is being judged, and what they brought a second.
+    before: Option<(usize, f64)>,
+    /// Whether the next step is to fewer streams: alone there were many, whether or not they brought more.
+    falls: bool,
     since: Now,
     bytes: u64,
     try_after: Now,
     rest: Duration,
+    /// Whether nobody else took part when it was last asked.
+    is_alone: bool,
     hold_until: Now,
     failures: u32,
     /// Smoothed time between chunks of one stream; none before the first chunk of any.
@@ -55,11 +60,13 @@ impl OriginPace {
     pub(super) fn new(now: Now) -> Self {
         Self {
             level: 1,
-            before: 0.0,
+            before: None,
+            falls: false,
             since: now,
             bytes: 0,
             try_after: now,
             rest: REST,
+            is_alone: false,
             hold_until: Duration::ZERO,
             failures: 0,
             interval: None,
@@ -67,17 +74,41 @@ impl OriginPace {
         }
     }
 
-    /// How many streams may be open now, while as many take part.
-    pub(super) fn streams(&self, now: Now, participants: usize) -> usize {
-        if now < self.hold_until {
-            return 0;
+    /// How many streams may be open now, while as many take part; so many of this node's own are busy.
+    pub(super) fn streams(&mut self, now: Now, participants: usize, busy: usize) -> usize {
+        if self.is_alone {
+            // What company brings was not there before, and what many streams bring is not known.
+            (self.is_alone, self.falls) = (false, true);
+            self.judge_afresh(now);
         }
-        self.level.min((STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY))
+        self.level = self.level.min((STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY));
+        if busy > self.level {
+            // What fewer bring is seen when the others have ended.
+            self.measure_afresh(now);
+        }
+        if now < self.hold_until { 0 } else { self.level }
     }
 
     /// How many streams may be open now, while nobody else takes part.
-    pub(super) fn streams_alone(&self, now: Now) -> usize {
-        if now < self.hold_until { 0 } else { self.level.clamp(STREAMS_ALONE, STREAMS_MAX) }
+    pub(super) fn streams_alone(&mut self, now: Now) -> usize {
+        if !self.is_alone {
+            (self.is_alone, self.falls) = (true, false);
+            self.judge_afresh(now);
+            // What is read first would come later beside more streams, should they bring nothing.
+            self.settle(now);
+        }
+        self.level = self.level.max(STREAMS_ALONE);
+        if now < self.hold_until { 0 } else { self.level }
+    }
+
+    fn judge_afresh(&mut self, now: Now) {
+        (self.before, self.try_after, self.rest) = (None, now, REST);
+        self.measure_afresh(now);
+    }
+
+    /// What came so far says nothing about the streams that are open.
+    pub(super) fn measure_afresh(&mut self, now: Now) {
+        (self.since, self.bytes) = (now, 0);
     }
 
     /// Whether chunks of one stream follow each other so fast that a request takes long beside them.
@@ -111,18 +142,38 @@ impl OriginPace {
         }
         let rate = self.bytes as f64 / took.as_secs_f64();
         if now >= self.try_after {
-            if self.before == 0.0 || rate > self.before * GAIN {
-                self.before = rate;
-                self.level = (self.level + 1).min(STREAMS_MAX);
-            } else {
-                self.level = self.level.saturating_sub(1).max(1);
-                self.before = 0.0;
-                self.try_after = now + self.rest;
-                self.rest = (self.rest * 2).min(REST_MAX);
-            }
+            self.step(now, rate);
         }
         self.since = now;
         self.bytes = 0;
+    }
+
+    /// Judges the step that was taken last, and takes the next one.
+    fn step(&mut self, now: Now, rate: f64) {
+        let is_good = |(level, before): (usize, f64)| {
+            if self.level > level { rate > before * GAIN } else { rate * GAIN > before }
+        };
+        if let Some(before) = self.before.take()
+            && !is_good(before)
+        {
+            self.level = before.0;
+            self.settle(now);
+            return;
+        }
+        let next = if self.falls { (self.level / 2).max(1) } else { (self.level * 2).min(STREAMS_MAX) };
+        if next == self.level {
+            self.settle(now);
+            return;
+        }
+        self.before = Some((self.level, rate));
+        self.level = next;
+    }
+
+    /// Leaves the number of streams as it is for a while.
+    fn settle(&mut self, now: Now) {
+        self.falls = false;
+        self.try_after = now + self.rest;
+        self.rest = (self.rest * 2).min(REST_MAX);
     }
 
     /// The origin, or a neighbour on its behalf, asked for quiet.
@@ -189,10 +240,39 @@ mod tests {
     fn streams_grow_while_they_bring_more_and_no_longer() {
         let mut pace = OriginPace::new(Duration::ZERO);
         feed(&mut pace, 0, 1001, 20_000);
-        let first = pace.streams(Duration::from_secs(1), 8);
+        let first = pace.streams(Duration::from_secs(1), 8, 0);
         assert!(first >= 2, "no second stream was tried: {first}");
-        feed(&mut pace, 1001, 6000, 20_000);
-        assert_eq!(pace.streams(Duration::from_secs(6), 8), 1, "a stream that brought nothing was kept");
+        feed(&mut pace, 1001, 5900, 20_000);
+        assert_eq!(pace.streams(Duration::from_secs(6), 8, 0), 1, "a stream that brought nothing was kept");
+    }
+
+    /// An origin that gives so much to each stream, and no more in all than `most`, in bytes a millisecond;
+    /// `others` read with one stream each. What this node has open in the end.
+    fn after(pace: &mut OriginPace, from_ms: u64, to_ms: u64, each: u32, most: u32, others: u32) -> usize {
+        let mut open = pace.level;
+        for ms in from_ms..to_ms {
+            let now = Duration::from_millis(ms);
+            let may_be_open = match others {
+                0 => pace.streams_alone(now),
+                _ => pace.streams(now, 1 + others as usize, open),
+            };
+            // Streams end when their spans do.
+            if may_be_open > open || ms % 4_000 == 0 {
+                open = may_be_open;
+            }
+            pace.first_arrival(now, ((open as u32 + others) * each).min(most));
+        }
+        pace.level
+    }
+
+    #[test]
+    fn who_gets_company_keeps_the_streams_that_bring_more_and_no_others() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        assert_eq!(after(&mut pace, 0, 10_000, 2_000, u32::MAX, 0), 16, "each brings as much");
+        assert_eq!(after(&mut pace, 10_000, 24_000, 2_000, u32::MAX, 1), 8, "half of all that may be");
+        let mut pace = OriginPace::new(Duration::ZERO);
+        assert_eq!(after(&mut pace, 0, 4_900, 20_000, 20_000, 0), 8, "no more than one brings");
+        assert_eq!(after(&mut pace, 5_000, 19_900, 20_000, 20_000, 1), 1, "one brings all");
     }
 
     #[test]

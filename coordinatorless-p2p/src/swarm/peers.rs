@@ -198,6 +198,8 @@ impl Swarm {
         for index in neighbour.held.iter() {
             self.holder_gained(now, index, neighbour.standing());
         }
+        // What it had before it came is no haste of the origin's.
+        self.pace.measure_afresh(now);
         self.neighbours.insert(peer, neighbour);
         self.ranking.is_stale = true;
     }
@@ -293,14 +295,15 @@ impl Swarm {
             let first = self.takes_first_if_leaving(peer, index);
             let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
             neighbour.progress = now;
-            if neighbour.held.insert(index) {
+            let is_new = neighbour.held.insert(index);
+            if is_new {
                 if first && !self.held.contains(index) {
                     neighbour.offer(index);
                 }
                 let standing = neighbour.standing();
                 self.holder_gained(now, index, standing);
             }
-            if let Some(took) = self.span_mut(index).claims.progressed(peer, now) {
+            if is_new && let Some(took) = self.span_mut(index).claims.progressed(peer, now) {
                 self.pace.chunk_interval(took);
                 if let Some(reader) = self.neighbours.get_mut(&peer) {
                     reader.read = (reader.read.0 + took, reader.read.1 + 1);

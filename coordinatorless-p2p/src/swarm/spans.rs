@@ -164,7 +164,7 @@ impl Swarm {
             let busy = self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| !ending(m))).count();
             let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
             let streams =
-                if alone { self.pace.streams_alone(now) } else { self.pace.streams(now, participants) };
+                if alone { self.pace.streams_alone(now) } else { self.pace.streams(now, participants, busy) };
             if busy >= streams || open > streams || open >= self.allowed.streams {
                 return;
             }
@@ -227,12 +227,12 @@ impl Swarm {
         self.lacks(index) && chunk.holders == 0 && !chunk.arriving && !self.urgent.is_rushed(index)
     }
 
-    /// The span to read next and what of it: one of this node's own, one whose reader or owner is stuck, or,
-    /// where nothing is `busy` here, one that somebody else will come to or be through with late.
+    /// The span to read next and what of it: one of this node's own, one whose reader or owner is stuck, one
+    /// that somebody else will come to late, or, where nothing is `busy` here, will be through with late.
     fn run_in_turn(&mut self, now: Now, busy: usize) -> Option<(u32, Range<u32>)> {
         let stuck = self.takeover_after(now);
         let grace = now < self.began + self.config.meeting_grace;
-        let helps = busy == 0 && !grace;
+        let is_idle = busy == 0 && !grace;
         let mut own: Option<u32> = None;
         // By rank, or all who find a reader stuck or slow would take the same one.
         let mut stale: Option<(u64, u32)> = None;
@@ -244,9 +244,9 @@ impl Swarm {
                 continue;
             }
             let s = s as u32;
-            let patience = if helps && span.orphans == 1 { self.last_chunk_after(stuck) } else { stuck };
+            let patience = if is_idle && span.orphans == 1 { self.last_chunk_after(stuck) } else { stuck };
             if span.claims.stand(now, patience) {
-                if helps && let Some(reader) = self.slow_reader(now, s, stuck) {
+                if is_idle && let Some(reader) = self.slow_reader(now, s, stuck) {
                     slow_readers.insert(reader);
                     slow = slow.max(self.overtaken_run(s).map(|_| (self.score(s, self.me), s)));
                 }
@@ -267,7 +267,7 @@ impl Swarm {
         if let Some(span) = own.or(stale.map(|(_, span)| span)) {
             return Some((span, self.orphan_run(span)?));
         }
-        if !helps {
+        if grace {
             return None;
         }
         // Helping with the last span of somebody who comes to it soon would only cross its own claim.
