@@ -322,6 +322,10 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
                     distrust(tls)
                 ),
             );
+        if matches!(tls, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
+            let text = format!("{what}: what answers there does not speak TLS; is it http:// that is meant?");
+            return Error::new(ErrorKind::Invalid, text);
+        }
         }
     }
     let kind = if error.is_timeout() {
@@ -463,3 +467,21 @@ mod tests {
         }
     }
 }
+    #[tokio::test]
+    async fn https_at_a_port_of_plain_http_is_explained() {
+        coordinatorless_p2p::identity::install_crypto_provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let plain = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            stream
+        });
+        let asked = pool(&OriginsConfig::default(), None, false).unwrap().get(&url).send().await.unwrap_err();
+        let error = transport_error(&url, asked);
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains("is it http:// that is meant"), "{error}");
+        plain.await.unwrap();
+    }
+

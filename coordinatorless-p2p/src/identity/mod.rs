@@ -36,6 +36,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 pub use key::NodeKey;
 pub use secret::ClusterSecret;
 pub use verify::node_id_of;
+pub(crate) use verify::sentence_of;
 
 use crate::{
     error::{Error, ErrorKind, Result},

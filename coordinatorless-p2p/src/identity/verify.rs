@@ -55,8 +55,23 @@ impl fmt::Debug for PeerVerifier {
 }
 
 /// A verdict in words, carried through rustls.
-#[derive(Debug)]
 struct Verdict(String);
+
+/// As it reads: rustls shows causes of its own by this alone, with [`WRAPPING`] around it.
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What rustls puts around a verdict when it is shown.
+const WRAPPING: (&str, &str) = ("invalid peer certificate: Other(OtherError(", "))");
+
+/// The sentence in what rustls shows of a refusal, here or at the other end; what is none of ours stays as it is.
+pub(crate) fn sentence_of(shown: &str) -> &str {
+    let inner = shown.split_once(WRAPPING.0).and_then(|(_, rest)| rest.strip_suffix(WRAPPING.1));
+    inner.unwrap_or(shown)
+}
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,4 +192,18 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     judge_signatures!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_comes_out_of_rustls_as_the_sentence_that_went_in() {
+        let verdict = "certificate of node 1 is of another cluster (its secret or authority differs)";
+        let shown = refuse(verdict.to_owned()).to_string();
+        assert_eq!(sentence_of(&shown), verdict);
+        assert_eq!(sentence_of(&format!("closed: {shown}")), verdict);
+        assert_eq!(sentence_of("peer sent no certificates"), "peer sent no certificates");
+    }
 }

@@ -4,7 +4,10 @@
 
 use quinn::{ConnectError, ConnectionError, ReadError, VarInt, WriteError};
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    identity::sentence_of,
+};
 
 /// We are closing down, or nobody used the connection any more.
 pub(super) const CLOSED: VarInt = VarInt::from_u32(0);
@@ -22,7 +25,7 @@ const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 const REFUSED: u64 = 2;
 
 fn quote(words: &[u8]) -> String {
-    String::from_utf8_lossy(words).chars().filter(|c| !c.is_control()).take(300).collect()
+    sentence_of(&String::from_utf8_lossy(words)).chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 /// Why there is no connection, or no longer. `silence` is the kind for a peer that fell silent.
