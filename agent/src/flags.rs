@@ -15,6 +15,7 @@ use crate::{
     config::{Config, ConfigSources, DEFAULT_FILE, Flag},
     error::Result,
     expose::fuse,
+    store,
 };
 
 /// What can be said of an agent on its command line.
@@ -117,9 +118,10 @@ impl AgentFlags {
 /// What `--check-config` says of a configuration that works.
 ///
 /// # Errors
-/// As looking at the mountpoint.
+/// As looking at the mountpoint and at the place of the store.
 pub fn approval(config: &Config) -> Result<String> {
     fuse::check(&config.fuse)?;
+    store::inspect(&config.data_dir, &config.store)?;
     Ok(format!(
         "the configuration is fine: data in {}, HTTP on {}, QUIC on {}",
         config.data_dir.display(),

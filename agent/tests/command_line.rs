@@ -50,6 +50,26 @@ fn a_wrong_configuration_is_a_sentence_and_exit_code_2() {
 }
 
 #[test]
+fn what_could_not_start_is_not_called_fine() {
+    let dir = tempfile::tempdir().unwrap();
+    let checked = |settings: &str| {
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, settings).unwrap();
+        let checked = check(&file);
+        (checked.status.code(), complaint(&checked))
+    };
+    let data_dir = format!("data_dir = {:?}", dir.path().join("data"));
+    let (code, said) = checked(&format!("{data_dir}\n[store]\nquota_bytes = '900TiB'"));
+    assert!(code == Some(2) && said.contains("store.quota_bytes"), "{code:?}: {said}");
+    let (code, said) = checked("data_dir = '/proc/x'");
+    assert!(code == Some(3) && said.contains("/proc/x"), "{code:?}: {said}");
+    let (code, said) = checked(&format!("{data_dir}\n[origins]\nallow = ['s3:/']"));
+    assert!(code == Some(2) && said.contains("origins.allow"), "{code:?}: {said}");
+    assert_eq!(checked(&data_dir).0, Some(0));
+    assert!(!dir.path().join("data").exists(), "a check leaves nothing behind");
+}
+
+#[test]
 fn a_configuration_that_is_not_there_is_exit_code_3() {
     let missing = check(Path::new("/nonexistent/agent.toml"));
     assert_eq!(missing.status.code(), Some(3));

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// How references begin that an origin stands behind, as they are compared with what may be opened.
+const SCHEMES: [&str; 8] = ["s3", "gs", "az", "hf", "https", "http", "hdfs", "file"];
+
 /// Settings of all origins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -216,6 +219,16 @@ impl OriginsConfig {
         if self.max_concurrent_requests == 0 {
             return refuse("origins.max_concurrent_requests is 0: nothing could be read".into());
         }
+        for prefix in &self.allow {
+            let is_known = prefix.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme));
+            if !is_known {
+                return refuse(format!(
+                    "origins.allow has {prefix:?}, which is no beginning of a reference: write for example \
+                     \"s3://models/\"; the schemes are {}",
+                    SCHEMES.join(", ")
+                ));
+            }
+        }
         for (name, duration) in
             [("stall_timeout", self.stall_timeout), ("request_timeout", self.request_timeout)]
         {
@@ -253,6 +266,19 @@ mod tests {
     fn an_unknown_setting_is_refused() {
         assert!(toml::from_str::<OriginsConfig>("[s3]\nendpiont = \"x\"").is_err());
         assert!(toml::from_str::<OriginsConfig>("secret = 1").is_err());
+    }
+
+    #[test]
+    fn a_prefix_that_would_permit_a_whole_scheme_by_a_slip_is_refused() {
+        let allowing = |prefix: &str| {
+            OriginsConfig { allow: vec![prefix.to_owned()], ..OriginsConfig::default() }.validate()
+        };
+        for fine in ["s3://models/", "s3://", "https://cdn.example.com/", "file:///models", "hf://org/name"] {
+            assert!(allowing(fine).is_ok(), "{fine}");
+        }
+        for slip in ["s3:/", "s3", "", "*", "/models", "s4://models", "ember://"] {
+            assert_eq!(allowing(slip).unwrap_err().kind(), ErrorKind::Invalid, "{slip}");
+        }
     }
 
     #[test]

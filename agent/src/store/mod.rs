@@ -40,6 +40,7 @@ mod looking;
 mod opened;
 mod orders;
 mod places;
+mod premises;
 mod publish;
 mod reading;
 mod recover;
@@ -52,7 +53,7 @@ mod twin;
 mod verify;
 
 pub(crate) use self::disk::read_if_resident;
-pub use self::{keeping::Keeping, opened::OpenedFile};
+pub use self::{keeping::Keeping, opened::OpenedFile, premises::inspect};
 
 use std::{
     collections::HashSet,
