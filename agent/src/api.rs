@@ -226,6 +226,9 @@ pub struct PullStatus {
     /// Time since the last chunk came, or since the origin was asked what it has, in seconds, once that is worth a word; absent while they come.
     #[serde(default)]
     pub quiet_seconds: Option<f64>,
+    /// That the origin throttles and when it is asked again, in words, while nothing comes because of it.
+    #[serde(default)]
+    pub throttle: Option<String>,
     /// Neighbours exchanging with us now.
     pub peers: usize,
     /// Time since the pull was asked for.
@@ -276,6 +279,7 @@ impl PullStatus {
             bytes_per_second: 0.0,
             eta_seconds: None,
             quiet_seconds: None,
+            throttle: None,
             peers: 0,
             elapsed_seconds: 0.0,
             path: None,

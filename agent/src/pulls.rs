@@ -117,7 +117,11 @@ impl Pulls {
         );
         let reporter = Reporter::new(self.totals.clone(), status);
         let engine = self.engine.clone();
-        self.tasks.spawn(async move { run(&engine, request, now, reporter, cancel).await });
+        let origins = engine.origins.clone();
+        let throttles = Box::new(move || origins.throttles(&reference));
+        let reporter = Reporter::new(self.totals.clone(), status, throttles);
+        let asked = Asked { request, now, limit };
+        self.tasks.spawn(async move { run(&engine, asked, reporter, cancel).await });
         Ok(follow)
     }
 

@@ -23,6 +23,8 @@ use crate::{
 const RATE_WINDOW: Duration = Duration::from_secs(3);
 /// Silence is worth a word from here on: a chunk of a slow origin takes a few seconds.
 const QUIET: Duration = Duration::from_secs(5);
+/// That the origin throttles is worth one sooner.
+const THROTTLED: Duration = Duration::from_secs(1);
 /// How often a pull that waits says that it still does. Fetching has its own beat.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 /// Changes are told at most this often.
@@ -40,10 +42,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Tells in words that the origin throttles, where it does.
+pub(crate) type Throttles = dyn Fn() -> Option<String> + Send + Sync;
+
 /// Writes one pull's status.
 pub(crate) struct Reporter {
     totals: Arc<Mutex<Totals>>,
     status: watch::Sender<PullStatus>,
+    throttles: Box<Throttles>,
     state: Mutex<ReporterState>,
 }
 
@@ -69,7 +75,11 @@ struct ReporterState {
 }
 
 impl Reporter {
-    pub(crate) fn new(totals: Arc<Mutex<Totals>>, status: watch::Sender<PullStatus>) -> Self {
+    pub(crate) fn new(
+        totals: Arc<Mutex<Totals>>,
+        status: watch::Sender<PullStatus>,
+        throttles: Box<Throttles>,
+    ) -> Self {
         let now = Instant::now();
         let state = ReporterState {
             began: now,
@@ -85,7 +95,7 @@ impl Reporter {
             heard: now,
             fetch_began: None,
         };
-        Self { totals, status, state: Mutex::new(state) }
+        Self { totals, status, throttles, state: Mutex::new(state) }
     }
 
     fn update(&self, change: impl FnOnce(&mut PullStatus, &mut ReporterState)) {
@@ -105,7 +115,7 @@ impl Reporter {
                 (state.rate_at, state.rate_bytes) = (Instant::now(), s.done_bytes);
                 state.heard = Instant::now();
             }
-            s.quiet_seconds = None;
+            (s.quiet_seconds, s.throttle) = (None, None);
             if phase == Phase::Resolving {
                 state.base = s.sources;
                 state.before = Progress::default();
@@ -168,7 +178,7 @@ impl Reporter {
             let brought = sources.origin + sources.peers + sources.reused;
             s.done_bytes = brought.min(s.total_bytes);
             s.peers = now.neighbours;
-            pace(s, &mut state);
+            pace(s, &mut state, &self.throttles);
             tell
         });
         if tell {
@@ -178,7 +188,7 @@ impl Reporter {
 
     /// Nothing changed, but time passed.
     pub(crate) fn beat(&self) {
-        self.update(pace);
+        self.update(|s, state| pace(s, state, &self.throttles));
     }
 
     /// Tells for how long the pull has been waiting, wherever it waits. Never ends.
@@ -205,7 +215,9 @@ impl Reporter {
     pub(crate) fn missing(&self) -> String {
         let status = self.status.borrow();
         match status.phase {
-            Phase::Resolving => "the origin had not answered yet".to_owned(),
+            Phase::Resolving => {
+                (self.throttles)().unwrap_or_else(|| "the origin had not answered yet".to_owned())
+            }
             _ => format!("{} to go", quantity::exactly(status.total_bytes - status.done_bytes)),
         }
     }
@@ -215,7 +227,7 @@ impl Reporter {
         self.update(|s, state| {
             metrics::phase(s.phase, state.phase_began.elapsed());
             s.eta_seconds = None;
-            s.quiet_seconds = None;
+            (s.quiet_seconds, s.throttle) = (None, None);
             s.bytes_per_second = 0.0;
             s.peers = 0;
             match result {
@@ -260,12 +272,13 @@ impl Reporter {
     }
 }
 
-/// Rate and time left.
-fn pace(s: &mut PullStatus, state: &mut ReporterState) {
+/// Rate and time left, and why nothing comes where that is known.
+fn pace(s: &mut PullStatus, state: &mut ReporterState, throttles: &Throttles) {
     s.elapsed_seconds = state.began.elapsed().as_secs_f64();
     let quiet = state.heard.elapsed();
     let waits = matches!(s.phase, Phase::Resolving | Phase::Fetching);
     s.quiet_seconds = (waits && quiet >= QUIET).then_some(quiet.as_secs_f64());
+    s.throttle = (waits && quiet >= THROTTLED).then(throttles).flatten();
     let took = state.rate_at.elapsed();
     if took < Duration::from_millis(200) {
         return;
@@ -298,7 +311,7 @@ mod tests {
     fn reporter() -> (Reporter, watch::Receiver<PullStatus>, Arc<Mutex<Totals>>) {
         let totals: Arc<Mutex<Totals>> = Arc::default();
         let (status, follow) = watch::channel(PullStatus::new("p1", "s3://b/p"));
-        (Reporter::new(totals.clone(), status), follow, totals)
+        (Reporter::new(totals.clone(), status, Box::new(|| None)), follow, totals)
     }
 
     fn published() -> Result<Published> {
@@ -320,6 +333,23 @@ mod tests {
         reporter.reused(130);
         reporter.end(published());
         assert_eq!((follow.borrow().sources.reused, lock(&totals).sources.reused), (130, 30));
+    }
+
+    #[test]
+    fn a_pull_that_the_origin_throttles_says_so_while_nothing_comes_and_at_its_end() {
+        let (status, follow) = watch::channel(PullStatus::new("p1", "s3://b/p"));
+        let throttles = || Some("the origin throttles (429)".to_owned());
+        let reporter = Reporter::new(Arc::default(), status, Box::new(throttles));
+        reporter.phase(Phase::Resolving);
+        reporter.beat();
+        assert_eq!(follow.borrow().throttle, None, "nobody waits yet");
+        lock(&reporter.state).heard -= THROTTLED;
+        reporter.beat();
+        assert_eq!(follow.borrow().throttle, throttles());
+        assert_eq!(Some(reporter.missing()), throttles());
+        reporter.phase(Phase::Fetching);
+        reporter.beat();
+        assert_eq!(follow.borrow().throttle, None, "it has answered since");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod listing;
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,9 @@ const HOME_DEADLINE: Duration = Duration::from_secs(20);
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a better home is waited for when another has answered.
 const BETTER_HOME: Duration = Duration::from_millis(300);
+/// Of the patience with a silent origin, in quarters, what a home that is asked in a hurry spends; the rest is for who
+/// asked, whom the origin may answer.
+const HOME_QUARTERS: u32 = 3;
 /// Header reads of one snapshot at a time.
 const HEADERS_AT_ONCE: usize = 8;
 
@@ -104,7 +107,7 @@ impl Resolver {
         // A path of this machine means something else on another.
         let local = matches!(reference, Reference::File(_));
         let resolved = if local {
-            self.list(reference, wish).await
+            self.list(reference, wish, self.origins.patience(reference)).await
         } else {
             self.ask_homes(reference, &name, wish).await
         };
@@ -151,11 +154,13 @@ impl Resolver {
     fn stale(&self, name: &str, e: &Error, outdated: Option<SwarmId>) -> Option<Resolved> {
         let swarm = self.store.find(name).filter(|swarm| Some(*swarm) != outdated)?;
         let blueprint = self.store.blueprint(swarm)?;
-        let listed = self
-            .flights
-            .age(name)
-            .or_else(|| self.store.age(swarm))
-            .map(|age| format!(", listed {} ago", in_words(age)));
+        let asked = |at: &Instant| at.elapsed();
+        let age = self.flights.age(name).or_else(|| self.answers().get(name).map(asked));
+        let listed = match age {
+            Some(age) => Some(format!(", listed {} ago", in_words(age))),
+            // The disk tells when this version came, not when the origin last said that it is the one.
+            None => self.store.age(swarm).map(|age| format!(", first listed {} ago", in_words(age))),
+        };
         let why = format!("{e}; using what is here{}", listed.unwrap_or_default());
         tracing::warn!(reference = name, swarm = %swarm.short(), "{why}");
         Some(Resolved { manifest: self.store.manifest(swarm), blueprint, stale: true, why_stale: Some(why) })
@@ -163,12 +168,11 @@ impl Resolver {
 
     /// How old a listing may be for who asks here what there is now.
     fn age_for_asker(&self, name: &str) -> Duration {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        answered.get(name).map_or(JUST_NOW, |at| at.elapsed().min(JUST_NOW))
+        self.answers().get(name).map_or(JUST_NOW, |at| at.elapsed().min(JUST_NOW))
     }
 
     fn note_answer(&self, name: &str) {
-        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answered = self.answers();
         if answered.len() >= LISTINGS_MAX {
             answered.retain(|_, at| at.elapsed() < JUST_NOW);
         }
@@ -177,10 +181,17 @@ impl Resolver {
         }
     }
 
+    fn answers(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn ask_homes(&self, reference: &Reference, name: &str, wish: Wish) -> Result<Listed> {
+        let patience = self.origins.patience(reference);
+        let mut left = patience;
         if let Some(home) = self.first_home(name).await {
             let question = wish.question(name);
             let body = question.as_bytes();
+            let asked = Instant::now();
             match self.cluster.call(home, Service::Resolve.number(), body, HOME_DEADLINE).await {
                 Ok(answer) => match Listed::decode(&answer) {
                     Ok(listed) if listed.blueprint.reference == name => return Ok(listed),
@@ -195,8 +206,10 @@ impl Resolver {
                 // It may lack the credentials that this node has: we try ourselves.
                 Err(e) => tracing::debug!(home = %home.short(), error = %e, "a home could not resolve"),
             }
+            // The home has waited for the same origin.
+            left = patience.saturating_sub(asked.elapsed()).max(patience - at_home(patience));
         }
-        self.list(reference, wish).await
+        self.list(reference, wish, left).await
     }
 
     /// The best home of `name` that answers now; `None` when this node is the best one itself.
@@ -232,11 +245,12 @@ impl Resolver {
         best.map(|rank| homes[rank])
     }
 
-    /// Lists the origin itself, one flight at a time for each reference.
+    /// Lists the origin itself, one flight at a time for each reference. Who is in a hurry has `patience` with
+    /// an origin that is silent.
     ///
     /// # Errors
     /// As [`Origin::snapshot`].
-    async fn list(&self, reference: &Reference, wish: Wish) -> Result<Listed> {
+    async fn list(&self, reference: &Reference, wish: Wish, patience: Duration) -> Result<Listed> {
         let name = reference.to_string();
         let cell = self.flights.join(&name, wish.max_age);
         let listing = cell.get_or_try_init(|| async {
@@ -251,10 +265,11 @@ impl Resolver {
             Ok::<_, Error>(Listed { blueprint, published })
         });
         let listed = if wish.hurries {
-            self.origins.unless_silent(reference, listing).await.unwrap_or_else(|patience| {
-                let text = format!("the origin of {name} did not answer in {} s", patience.as_secs());
-                Err(Error::new(ErrorKind::Timeout, text))
-            })
+            let Some(listed) = self.origins.unless_silent(reference, patience, listing).await else {
+                self.flights.leave(&name, &cell);
+                return Err(self.silence(reference));
+            };
+            listed
         } else {
             listing.await
         };
@@ -267,6 +282,18 @@ impl Resolver {
                 Ok(before)
             }
             Some(_) | None => Err(e),
+        }
+    }
+
+    /// What to say of an origin that was not heard for as long as is waited for one.
+    fn silence(&self, reference: &Reference) -> Error {
+        match self.origins.throttles(reference) {
+            Some(throttles) => Error::new(ErrorKind::UNAVAILABLE, format!("{reference}: {throttles}")),
+            None => {
+                let seconds = self.origins.patience(reference).as_secs();
+                let text = format!("the origin of {reference} did not answer in {seconds} s");
+                Error::new(ErrorKind::Timeout, text)
+            }
         }
     }
 
@@ -335,8 +362,13 @@ impl Resolver {
         if let Some(outdated) = wish.outdated {
             self.flights.forget_outdated(&reference.to_string(), outdated);
         }
-        self.list(&reference, wish).await?.encode()
+        self.list(&reference, wish, at_home(self.origins.patience(&reference))).await?.encode()
     }
+}
+
+/// What a home spends of the patience with a silent origin.
+fn at_home(patience: Duration) -> Duration {
+    patience * HOME_QUARTERS / 4
 }
 
 /// A time that has passed, to one unit.

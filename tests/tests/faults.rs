@@ -260,6 +260,23 @@ async fn a_silent_origin_holds_up_nobody_who_asks_for_what_is_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_origin_holds_up_no_node_longer_because_another_was_asked_first() {
+    let site = Site::unpaced(4).await;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    for agent in cluster.agents() {
+        site.is_whole(&site.pull(agent).await);
+    }
+    site.relay().be_silent(true);
+    // One of them, at most, is the home that lists it.
+    for agent in cluster.agents() {
+        let status = site.pull(agent).await;
+        let why = status.stale_reason.clone().unwrap_or_default();
+        assert!(why.contains("did not answer in 2 s"), "{status:?}");
+        assert!(status.elapsed_seconds < 3.0, "2 s became {}", status.elapsed_seconds);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_origin_of_what_is_not_here_is_named_after_a_bounded_time() {
     let site = Site::unpaced(8).await;
     let dir = tempfile::tempdir().expect("temporary directory");

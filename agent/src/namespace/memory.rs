@@ -170,9 +170,10 @@ impl Memory {
             return Heard::Nothing(known);
         }
         tokio::pin!(asked);
-        match self.origins.unless_silent(root, asked.as_mut()).await {
-            Ok(answer) => Heard::Answer(answer),
-            Err(patience) => match known() {
+        let patience = self.origins.patience(root);
+        match self.origins.unless_silent(root, patience, asked.as_mut()).await {
+            Some(answer) => Heard::Answer(answer),
+            None => match known() {
                 Some(known) => {
                     let seconds = patience.as_secs();
                     tracing::warn!(origin = %root, seconds, "the origin does not answer: what it said before is shown");

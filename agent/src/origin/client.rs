@@ -192,7 +192,11 @@ impl Client {
             Err(_) => return Err(stalled(&what, self.request_timeout, "head")),
             Ok(answered) => answered.map_err(|e| transport_error(&what, e))?,
         };
-        host.hear();
+        if asks_for_less(response.status()) {
+            host.refuse(response.status().as_u16());
+        } else {
+            host.hear();
+        }
         if let Some(wait) = asked_to_wait(response.status(), response.headers()) {
             host.hold(wait);
         }
@@ -258,9 +262,14 @@ pub(crate) fn same_place(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
 }
 
+/// Whether a server says by this status that it is asked too much.
+fn asks_for_less(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
 /// How long the server asked to be left alone, for the statuses where that binds.
 pub(crate) fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    if !asks_for_less(status) {
         return None;
     }
     let Some(text) = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::trim) else {
@@ -313,6 +322,10 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
         return Error::new(own.kind(), format!("{what}: {own}"));
     }
     if let Some(tls) = find::<rustls::Error>(&error) {
+        if matches!(tls, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
+            let text = format!("{what}: what answers there does not speak TLS; is it http:// that is meant?");
+            return Error::new(ErrorKind::Invalid, text);
+        }
         // A connection that was merely cut during the handshake may come through next time.
         if matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) {
             return Error::new(
@@ -322,10 +335,6 @@ pub(crate) fn transport_error(what: &str, error: reqwest::Error) -> Error {
                     distrust(tls)
                 ),
             );
-        if matches!(tls, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
-            let text = format!("{what}: what answers there does not speak TLS; is it http:// that is meant?");
-            return Error::new(ErrorKind::Invalid, text);
-        }
         }
     }
     let kind = if error.is_timeout() {
@@ -458,15 +467,6 @@ mod tests {
         assert_eq!(in_words("NotValidFor { name: 1 }"), "not valid for");
     }
 
-    #[test]
-    fn credentials_stay_with_scheme_host_and_port() {
-        let url = |text| Url::parse(text).unwrap();
-        assert!(same_place(&url("https://h/a"), &url("https://h:443/b")));
-        for other in ["http://h/a", "https://h:444/", "https://h2/", "https://x.h/"] {
-            assert!(!same_place(&url("https://h/a"), &url(other)), "{other}");
-        }
-    }
-}
     #[tokio::test]
     async fn https_at_a_port_of_plain_http_is_explained() {
         coordinatorless_p2p::identity::install_crypto_provider();
@@ -485,3 +485,12 @@ mod tests {
         plain.await.unwrap();
     }
 
+    #[test]
+    fn credentials_stay_with_scheme_host_and_port() {
+        let url = |text| Url::parse(text).unwrap();
+        assert!(same_place(&url("https://h/a"), &url("https://h:443/b")));
+        for other in ["http://h/a", "https://h:444/", "https://h2/", "https://x.h/"] {
+            assert!(!same_place(&url("https://h/a"), &url(other)), "{other}");
+        }
+    }
+}

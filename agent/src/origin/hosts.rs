@@ -1,5 +1,5 @@
-//! What this node knows of each host that it reads from: how much is under way, and until when the host
-//! asked to be left alone.
+//! What this node knows of each host that it reads from: how much is under way, until when the host
+//! asked to be left alone, and whether it throttles.
 //!
 //! One entry a host, shared by every origin on it. Knows nothing of requests.
 
@@ -15,6 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Entries kept; beyond it, those that nobody uses and that are not held are forgotten.
 const MAX_HOSTS: usize = 1024;
+/// A host that wants more quiet than this is asked again all the same: one wrong answer of one URL must not
+/// close the whole host to a node for hours. The swarm holds spans of an origin no longer, either.
+const HOLD_MAX: Duration = Duration::from_secs(300);
+/// For how long a host that said nothing since counts as throttling: longer than any wait between attempts that
+/// it did not ask for.
+const THROTTLES_FOR: Duration = Duration::from_secs(30);
 
 /// All hosts.
 #[derive(Debug)]
@@ -28,8 +34,10 @@ pub(crate) struct Hosts {
 pub(crate) struct HostState {
     name: String,
     hold_until: Mutex<Option<Instant>>,
-    /// When it answered last, whatever it said.
+    /// When it answered last, and not that it is asked too much.
     heard: Mutex<Option<Instant>>,
+    /// When it last said that it is asked too much, and with which status, if it has said nothing else since.
+    refused: Mutex<Option<(Instant, u16)>>,
     permits: Arc<Semaphore>,
 }
 
@@ -51,6 +59,7 @@ impl Hosts {
             name: host.to_owned(),
             hold_until: Mutex::default(),
             heard: Mutex::default(),
+            refused: Mutex::default(),
             permits: Arc::new(Semaphore::new(self.max_concurrent)),
         });
         entries.insert(host.to_owned(), state.clone());
@@ -68,9 +77,9 @@ impl Hosts {
 }
 
 impl HostState {
-    /// Leaves the host alone for `duration` from now on; never shortens a hold.
+    /// Leaves the host alone for `duration` from now on, [`HOLD_MAX`] at most; never shortens a hold.
     pub(crate) fn hold(&self, duration: Duration) {
-        let Some(until) = Instant::now().checked_add(duration) else { return };
+        let until = Instant::now() + duration.min(HOLD_MAX);
         let mut held = unpoisoned(&self.hold_until);
         *held = (*held).max(Some(until));
     }
@@ -81,12 +90,32 @@ impl HostState {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Notes that it answered.
+    /// Notes that it answered what it was asked.
     pub(crate) fn hear(&self) {
         *unpoisoned(&self.heard) = Some(Instant::now());
+        *unpoisoned(&self.refused) = None;
     }
 
-    /// When it answered last.
+    /// Notes that it answered by `status` that it is asked too much. That is no answer to what it was asked.
+    pub(crate) fn refuse(&self, status: u16) {
+        *unpoisoned(&self.refused) = Some((Instant::now(), status));
+    }
+
+    /// In words, that it throttles and when it is asked again; `None` where it does not.
+    pub(crate) fn throttles(&self) -> Option<String> {
+        let left = self.held_for();
+        let refused = *unpoisoned(&self.refused);
+        let does = match refused.filter(|(at, _)| left.is_some() || at.elapsed() < THROTTLES_FOR) {
+            Some((_, 429)) => "throttles (429)".to_owned(),
+            Some((_, status)) => format!("is busy ({status})"),
+            // Another node was told.
+            None => left.map(|_| "asked to be left alone".to_owned())?,
+        };
+        let again = left.map(|left| format!(", asked again in {} s", left.as_secs_f64().ceil()));
+        Some(format!("the origin {does}{}", again.unwrap_or_default()))
+    }
+
+    /// When it answered last what it was asked.
     pub(crate) fn heard(&self) -> Option<Instant> {
         *unpoisoned(&self.heard)
     }
@@ -140,11 +169,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hold_beyond_patience_is_handed_to_the_caller() {
         let hosts = Hosts::new(1);
-        hosts.host("a").hold(Duration::from_secs(3600));
+        hosts.host("a").hold(Duration::from_secs(200));
         let error = hosts.host("a").pass(Duration::from_secs(60)).await.unwrap_err();
-        assert!(
-            matches!(error.kind(), ErrorKind::Unavailable { retry_after: Some(d) } if d.as_secs() > 3500)
-        );
+        assert!(matches!(error.kind(), ErrorKind::Unavailable { retry_after: Some(d) } if d.as_secs() > 190));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_word_of_a_host_closes_it_for_longer_than_five_minutes() {
+        let hosts = Hosts::new(1);
+        // Ten minutes, a year, and what no clock can count.
+        for seconds in [600, 31_536_000, u64::MAX] {
+            let host = seconds.to_string();
+            hosts.host(&host).hold(Duration::from_secs(seconds));
+            assert_eq!(hosts.host(&host).held_for(), Some(HOLD_MAX), "asked for {seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_throttles_until_it_answers_something_else_or_is_not_heard_of_for_long() {
+        let hosts = Hosts::new(1);
+        let host = hosts.host("a");
+        assert_eq!(host.throttles(), None);
+        host.refuse(429);
+        assert_eq!(host.throttles().unwrap(), "the origin throttles (429)");
+        assert_eq!(host.heard(), None, "that is no answer to what it was asked");
+        host.hold(Duration::from_secs(3));
+        assert_eq!(host.throttles().unwrap(), "the origin throttles (429), asked again in 3 s");
+        tokio::time::sleep(THROTTLES_FOR).await;
+        assert_eq!(host.throttles(), None);
+        host.refuse(503);
+        assert_eq!(host.throttles().unwrap(), "the origin is busy (503)");
+        host.hear();
+        assert_eq!(host.throttles(), None);
+        host.hold(Duration::from_secs(2));
+        assert_eq!(host.throttles().unwrap(), "the origin asked to be left alone, asked again in 2 s");
     }
 
     #[test]

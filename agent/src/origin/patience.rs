@@ -1,12 +1,13 @@
 //! How long an origin may keep silent towards somebody who has what it said before.
 //!
-//! Silent is an origin that answers nothing; one that is slow to say all it has is waited for.
+//! Silent is an origin that answers nothing, or only that it is asked too much; one that is slow to say all it
+//! has is waited for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Inner, Origins, client, secrets};
+use super::{Inner, Origins, client, hosts::HostState, secrets};
 use crate::reference::Reference;
 
 /// How long that is.
@@ -15,25 +16,35 @@ const ORIGIN_PATIENCE: Duration = Duration::from_secs(2);
 const UNHEARD_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Origins {
-    /// What `asked` leads to, unless the origin of `reference` says nothing for as long as is the error then.
+    /// How long the origin of `reference` may keep silent.
+    pub(crate) fn patience(&self, reference: &Reference) -> Duration {
+        if self.inner.host_of(reference).is_some() { ORIGIN_PATIENCE } else { UNHEARD_PATIENCE }
+    }
+
+    /// In words, that the origin of `reference` throttles and when it is asked again; `None` where it does not.
+    pub(crate) fn throttles(&self, reference: &Reference) -> Option<String> {
+        self.inner.host_of(reference)?.throttles()
+    }
+
+    /// What `asked` leads to; `None` when the origin of `reference` says nothing for as long as `patience`.
     /// Cancel-safe as far as `asked` is.
     pub(crate) async fn unless_silent<T>(
         &self,
         reference: &Reference,
+        patience: Duration,
         asked: impl Future<Output = T>,
-    ) -> std::result::Result<T, Duration> {
-        let host = self.inner.host_name(reference);
-        let heard = || host.as_deref().and_then(|name| self.inner.hosts.host(name).heard());
-        let patience = if host.is_some() { ORIGIN_PATIENCE } else { UNHEARD_PATIENCE };
+    ) -> Option<T> {
+        let host = self.inner.host_of(reference);
+        let heard = || host.as_ref().and_then(|host| host.heard());
         let mut since = Instant::now();
         tokio::pin!(asked);
         loop {
             tokio::select! {
                 biased;
-                answer = &mut asked => return Ok(answer),
+                answer = &mut asked => return Some(answer),
                 () = sleep_until(since + patience) => match heard().filter(|at| *at > since) {
                     Some(at) => since = at,
-                    None => return Err(patience),
+                    None => return None,
                 },
             }
         }
@@ -42,8 +53,8 @@ impl Origins {
 
 impl Inner {
     /// The host that is asked about `reference`, where its answers are noted.
-    fn host_name(&self, reference: &Reference) -> Option<String> {
-        match reference {
+    fn host_of(&self, reference: &Reference) -> Option<Arc<HostState>> {
+        let name = match reference {
             Reference::Http(url) => Some(client::host_key(url)),
             Reference::Hub(_) => {
                 secrets::hub_endpoint(&self.config.hf).ok().map(|endpoint| client::host_key(&endpoint))
@@ -52,7 +63,8 @@ impl Inner {
                 self.bucket(reference).ok().map(|(_, store, _)| store.host.clone())
             }
             Reference::File(_) | Reference::Hdfs(_) | Reference::Ember(_) => None,
-        }
+        };
+        Some(self.hosts.host(&name?))
     }
 }
 
@@ -66,8 +78,9 @@ mod tests {
         let origins = Origins::new(OriginsConfig::default()).unwrap();
         let reference: Reference = "http://host/model/".parse().unwrap();
         let began = Instant::now();
-        let silent = origins.unless_silent(&reference, std::future::pending::<()>()).await;
-        assert_eq!(silent, Err(ORIGIN_PATIENCE));
+        let patience = origins.patience(&reference);
+        let silent = origins.unless_silent(&reference, patience, std::future::pending::<()>()).await;
+        assert_eq!(silent, None);
         assert_eq!(began.elapsed(), ORIGIN_PATIENCE);
         // A page every second and a half, ten times.
         let slow = async {
@@ -77,6 +90,6 @@ mod tests {
             }
             7
         };
-        assert_eq!(origins.unless_silent(&reference, slow).await, Ok(7));
+        assert_eq!(origins.unless_silent(&reference, patience, slow).await, Some(7));
     }
 }

@@ -71,20 +71,17 @@ impl Flights {
 
     /// Forgets a listing that failed; what was listed before holds on for its time, if that `may` be.
     pub(super) fn fall_back(&self, name: &str, failed: &Arc<OnceCell<Listed>>, may: bool) -> Option<Listed> {
+        fall_back(&mut self.lock(), name, failed, may)
+    }
+
+    /// Whoever waited for a flight waits no more. It goes on where others do; else it is over, and what was listed
+    /// before holds on for its time.
+    pub(super) fn leave(&self, name: &str, left: &Arc<OnceCell<Listed>>) {
         let mut listings = self.lock();
-        let listing = listings.get(name)?;
-        let before = if Arc::ptr_eq(&listing.cell, failed) {
-            let before = listings.remove(name)?.before;
-            before.filter(|(began, _)| may && began.elapsed() < FRESH)
-        } else {
-            // Somebody else who waited for it was here first.
-            let listed = listing.cell.get().cloned()?;
-            return Some(listed).filter(|_| may);
-        };
-        let (began, listed) = before?;
-        let cell = Arc::new(OnceCell::new_with(Some(listed.clone())));
-        listings.insert(name.to_owned(), Listing { began, cell, before: None });
-        Some(listed)
+        // Nobody joins while the lock is held. One is remembered, one is `left`.
+        if !left.initialized() && Arc::strong_count(left) <= 2 {
+            fall_back(&mut listings, name, left, true);
+        }
     }
 
     /// What was heard before the flight that is under way.
@@ -113,10 +110,42 @@ impl Flights {
     }
 }
 
+/// See [`Flights::fall_back`].
+fn fall_back(
+    listings: &mut HashMap<String, Listing>,
+    name: &str,
+    failed: &Arc<OnceCell<Listed>>,
+    may: bool,
+) -> Option<Listed> {
+    let listing = listings.get(name)?;
+    let before = if Arc::ptr_eq(&listing.cell, failed) {
+        let before = listings.remove(name)?.before;
+        before.filter(|(began, _)| may && began.elapsed() < FRESH)
+    } else {
+        // Somebody else who waited for it was here first.
+        let listed = listing.cell.get().cloned()?;
+        return Some(listed).filter(|_| may);
+    };
+    let (began, listed) = before?;
+    let cell = Arc::new(OnceCell::new_with(Some(listed.clone())));
+    listings.insert(name.to_owned(), Listing { began, cell, before: None });
+    Some(listed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::Blueprint;
+
+    #[test]
+    fn a_flight_that_one_leaves_goes_on_while_others_wait_for_it() {
+        let flights = Flights::default();
+        let patient = flights.join("a", FRESH);
+        flights.leave("a", &flights.join("a", Duration::ZERO));
+        assert!(Arc::ptr_eq(&patient, &flights.join("a", Duration::ZERO)), "it would be listed twice");
+        flights.leave("a", &patient);
+        assert!(!Arc::ptr_eq(&patient, &flights.join("a", Duration::ZERO)), "nobody flies it any more");
+    }
 
     #[test]
     fn a_listing_older_than_what_is_wanted_is_made_anew_and_one_under_way_is_joined() {

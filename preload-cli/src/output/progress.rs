@@ -169,8 +169,10 @@ pub fn line(status: &PullStatus) -> String {
         }
         Phase::Preparing | Phase::Publishing => format!("{word} {}", units::bytes(total)),
         Phase::Fetching => {
-            let eta = status.eta_seconds.filter(|_| status.quiet_seconds.is_none());
-            fetched((done, total), status.bytes_per_second, eta)
+            // What came before is no rate at which the rest comes.
+            let comes = status.quiet_seconds.is_none();
+            let (rate, eta) = if comes { (status.bytes_per_second, status.eta_seconds) } else { (0.0, None) };
+            fetched((done, total), rate, eta)
         }
         Phase::Complete => {
             let stale = match &status.stale_reason {
@@ -198,11 +200,18 @@ fn detail(status: &PullStatus) -> String {
         return format!("    nothing new from {whom} for {}", units::seconds(quiet.floor()));
     }
     let peers = match status.phase {
+    let throttle = status.throttle.as_ref();
+    if status.phase == Phase::Resolving {
+        return throttle.map(|throttle| format!("    {throttle}")).unwrap_or_default();
+    }
         Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
         _ => String::new(),
     };
     format!("    {}{peers}", sources(&status.sources))
 }
+        if let Some(throttle) = throttle {
+            return format!("    nothing new for {}: {throttle}", units::seconds(quiet.floor()));
+        }
 
 /// Bytes by where they came from.
 pub fn sources(sources: &Sources) -> String {
@@ -347,6 +356,14 @@ mod tests {
         let node = WarmNode {
             id: coordinatorless_p2p::NodeId([1; 16]),
             name: "gpu-7".to_owned(),
+        assert_eq!(line(&silent), "123.0 MiB of 512.0 MiB", "there is no rate while nothing comes");
+        let why = "the origin throttles (429), asked again in 300 s";
+        let throttled = PullStatus { throttle: Some(why.to_owned()), ..silent.clone() };
+        assert_eq!(detail(&throttled).trim(), format!("nothing new for 12 s: {why}"));
+        let asked = PullStatus { phase: Phase::Resolving, ..throttled.clone() };
+        assert_eq!(detail(&asked).trim(), why);
+        let longest = PullStatus { quiet_seconds: Some(3599.0), ..throttled };
+        assert!(detail(&longest).chars().count() <= 80, "{}", detail(&longest));
             zone: String::new(),
             phase: Phase::Fetching,
             total_bytes: 512 << 20,
