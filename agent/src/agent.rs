@@ -190,7 +190,7 @@ impl Agent {
     /// What a pull would do.
     ///
     /// # Errors
-    /// As resolving: `NotFound`, `Denied`, `Unavailable`, `Invalid`.
+    /// As resolving: `NotFound`, `Denied`, `Unavailable`, `Invalid`; `Timeout` past its limit.
     pub async fn plan(&self, request: PlanRequest) -> Result<Plan> {
         plan::plan(&self.inner.engine, request, self.inner.pulls.totals().last_rate).await
     }
@@ -207,16 +207,16 @@ impl Agent {
     ///
     /// # Errors
     /// `Invalid` for a selector that names nobody or more than one way.
-    pub async fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(request).await
+    pub fn warm(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+        self.inner.warms.start(request)
     }
 
     /// Warms for an autoscaler.
     ///
     /// # Errors
     /// As [`warm`](Self::warm).
-    pub async fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
-        self.inner.warms.start(Warms::of_hook(hook)?).await
+    pub fn scale(&self, hook: ScaleHook) -> Result<watch::Receiver<WarmStatus>> {
+        self.inner.warms.start(Warms::of_hook(hook)?)
     }
 
     /// Every warm-up that is running or ended lately, oldest first.

@@ -322,6 +322,9 @@ pub struct PlanRequest {
     /// As in [`PullRequest`].
     #[serde(default)]
     pub ignore_patterns: Vec<String>,
+    /// As in [`PullRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
 }
 
 /// What a pull would do, without doing it.

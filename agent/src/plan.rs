@@ -11,6 +11,7 @@ use crate::{
     fetch::wanted_chunks,
     known::Known,
     origin::Patterns,
+    pulls,
     reference::Reference,
     resolve::Looking,
     services::Service,
@@ -21,14 +22,32 @@ const ASK_DEADLINE: Duration = Duration::from_secs(2);
 /// Participants asked.
 const ASKED_MAX: usize = 64;
 
-/// Plans a pull; `last_rate` is what the last one brought, in bytes a second.
+/// Plans a pull, within the time that is given; `last_rate` is what the last one brought, in bytes a second.
 ///
 /// # Errors
-/// As resolving; `NotFound` when no file matches.
+/// As resolving; `NotFound` when no file matches; `Timeout`.
 pub(crate) async fn plan(engine: &Engine, request: PlanRequest, last_rate: Option<f64>) -> Result<Plan> {
     let reference: Reference = request.reference.parse()?;
+    let Some(limit) = pulls::time_limit(request.timeout_seconds)? else {
+        return make(engine, &reference, request, last_rate).await;
+    };
+    let made = tokio::time::timeout(limit, make(engine, &reference, request, last_rate)).await;
+    made.unwrap_or_else(|_| {
+        let why = engine.origins.throttles(&reference);
+        let why = why.unwrap_or_else(|| "the origin had not answered yet".to_owned());
+        let text = format!("there was no plan for {reference} after {limit:?} ({why})");
+        Err(Error::new(ErrorKind::Timeout, text))
+    })
+}
+
+async fn make(
+    engine: &Engine,
+    reference: &Reference,
+    request: PlanRequest,
+    last_rate: Option<f64>,
+) -> Result<Plan> {
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-    let resolved = engine.resolver.resolve(&reference, Looking { outdated: None, now: true }).await?;
+    let resolved = engine.resolver.resolve(reference, Looking { outdated: None, now: true }).await?;
     let blueprint = &resolved.blueprint;
     let wanted: Vec<usize> =
         (0..blueprint.files.len()).filter(|&f| patterns.matches(&blueprint.files[f].path)).collect();

@@ -71,9 +71,7 @@ impl Pulls {
         }
         let reference = request.reference.parse::<Reference>()?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-        if request.timeout_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-            return Err(Error::new(ErrorKind::Invalid, "timeout_seconds is not a time"));
-        }
+        let limit = time_limit(request.timeout_seconds)?;
         if request.hf_cache.is_some() && !matches!(reference, Reference::Hub(_)) {
             let text = format!("{reference} is no repository of a Hub: hf_cache takes hf:// alone");
             return Err(Error::new(ErrorKind::Invalid, text));
@@ -115,7 +113,6 @@ impl Pulls {
             number,
             Job { request: request.clone(), now, status: status.clone(), cancel: cancel.clone() },
         );
-        let reporter = Reporter::new(self.totals.clone(), status);
         let engine = self.engine.clone();
         let origins = engine.origins.clone();
         let throttles = Box::new(move || origins.throttles(&reference));
@@ -183,14 +180,25 @@ fn stopping(engine: &Engine, what_then: &str) -> Error {
     Error::new(ErrorKind::Unavailable { retry_after }, format!("{SHUTTING_DOWN}{why}{what_then}"))
 }
 
-async fn run(
-    engine: &Engine,
+/// A limit of somebody who asks, in seconds.
+///
+/// # Errors
+/// `Invalid` for what is no time.
+pub(crate) fn time_limit(seconds: Option<f64>) -> Result<Option<Duration>> {
+    let no_time = || Error::new(ErrorKind::Invalid, "timeout_seconds is not a time");
+    let limit = seconds.map(|s| Duration::try_from_secs_f64(s).map_err(|_| no_time())).transpose()?;
+    if limit.is_some_and(|limit| limit.is_zero()) { Err(no_time()) } else { Ok(limit) }
+}
+
+/// What somebody asked for.
+struct Asked {
     request: PullRequest,
     now: bool,
-    reporter: Reporter,
-    cancel: CancellationToken,
-) {
-    let deadline = request.timeout_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    limit: Option<Duration>,
+}
+
+async fn run(engine: &Engine, asked: Asked, reporter: Reporter, cancel: CancellationToken) {
+    let Asked { request, now, limit: deadline } = asked;
     let limit = async {
         match deadline {
             Some(limit) => tokio::time::sleep(limit).await,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coordinatorless_p2p::{ChunkStore, Node, NodeId};
+use coordinatorless_p2p::{ChunkStore, Node, NodeId, SwarmId};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,8 +31,10 @@ use crate::{
 const JOBS_MAX: usize = 256;
 /// How often each node is asked how it is getting on.
 const POLL_EVERY: Duration = Duration::from_millis(250);
-/// How long it may take to learn who has how much before nodes are chosen without knowing.
+/// How long it may take to learn what there is, and who has how much of it, before nodes are asked without knowing.
 const LOOK_DEADLINE: Duration = Duration::from_secs(8);
+/// Of a job that has a time limit, no more than this part.
+const LOOK_PART: u32 = 4;
 /// Nodes asked for that at a time.
 const LOOKS_AT_ONCE: usize = 64;
 /// How long a node has to answer one question.
@@ -63,23 +65,18 @@ impl Warms {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn start(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
+    /// Starts a warm-up after looking at what can be looked at now. What the origin has, and who has how much of it,
+    /// is asked within the job.
+    pub(crate) fn start(&self, request: WarmRequest) -> Result<watch::Receiver<WarmStatus>> {
         let reference: Reference = request.reference.parse()?;
         refuse_local(&reference)?;
         Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
-        // Once, for all of them: the homes then tell each what there is now.
-        let looking = Looking { outdated: None, now: true };
-        if let Err(e) =
-            tokio::time::timeout(LOOK_DEADLINE, self.pulls.engine.resolver.resolve(&reference, looking))
-                .await
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "the origin has not answered yet")))
-        {
-            tracing::debug!(%reference, error = %e, "what is to be warmed is not known yet");
-        }
-        let nodes = choose(&self.pulls, &request.selector, &reference).await?;
-        let min_ready = request.min_ready.unwrap_or(nodes.len());
-        if min_ready > nodes.len() {
-            let text = format!("{min_ready} nodes shall be ready but only {} are chosen", nodes.len());
+        let limit = pulls::time_limit(request.timeout_seconds)?;
+        let live = self.pulls.engine.cluster.membership().watch().borrow().clone();
+        let whom = Whom::of(&live, &request.selector)?;
+        let min_ready = request.min_ready.unwrap_or(whom.count());
+        if min_ready > whom.count() {
+            let text = format!("{min_ready} nodes shall be ready but only {} are chosen", whom.count());
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         let mut jobs = self.jobs();
@@ -99,7 +96,7 @@ impl Warms {
             state: JobState::Running,
             min_ready,
             ready: 0,
-            nodes: nodes.iter().map(fresh_node).collect(),
+            nodes: whom.known().iter().map(fresh_node).collect(),
             elapsed_seconds: 0.0,
             error: None,
             priority: request.priority.unwrap_or_default(),
@@ -108,7 +105,8 @@ impl Warms {
         let cancel = self.pulls.engine.cancel.child_token();
         jobs.insert(number, Job { status: status.clone(), cancel: cancel.clone() });
         let pulls = self.pulls.clone();
-        self.tasks.spawn(async move { run(pulls, request, nodes, status, cancel).await });
+        let job = Warming { began: Instant::now(), reference, whom, limit, status, cancel };
+        self.tasks.spawn(async move { run(pulls, request, job).await });
         Ok(follow)
     }
 
@@ -175,33 +173,82 @@ fn fresh_node(node: &Node) -> WarmNode {
 }
 
 /// The live members that a selector means.
-async fn choose(pulls: &Pulls, selector: &Selector, reference: &Reference) -> Result<Vec<Node>> {
-    let live = pulls.engine.cluster.membership().watch().borrow().clone();
-    let ways = [selector.all, selector.nodes.is_some(), selector.zone.is_some(), !selector.ids.is_empty()];
-    if ways.iter().filter(|w| **w).count() != 1 {
-        let text = "say exactly one of: all, a number of nodes, a zone, node ids";
-        return Err(Error::new(ErrorKind::Invalid, text));
-    }
-    if selector.all {
-        return Ok(live.to_vec());
-    }
-    if let Some(zone) = &selector.zone {
-        let nodes: Vec<Node> = live.iter().filter(|n| n.zone == *zone).cloned().collect();
-        let none = || Error::new(ErrorKind::NotFound, format!("no live member is in zone {zone:?}"));
-        return if nodes.is_empty() { Err(none()) } else { Ok(nodes) };
-    }
-    if let Some(count) = selector.nodes {
-        if count == 0 || count > live.len() {
-            let text = format!("{count} nodes are asked for, {} are alive", live.len());
+#[derive(Debug, PartialEq, Eq)]
+enum Whom {
+    /// These.
+    These(Vec<Node>),
+    /// So many of these: those that have most.
+    Richest(usize, Vec<Node>),
+}
+
+impl Whom {
+    fn of(live: &[Node], selector: &Selector) -> Result<Self> {
+        let ways =
+            [selector.all, selector.nodes.is_some(), selector.zone.is_some(), !selector.ids.is_empty()];
+        if ways.iter().filter(|w| **w).count() != 1 {
+            let text = "say exactly one of: all, a number of nodes, a zone, node ids";
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        let held =
-            tokio::time::timeout(LOOK_DEADLINE, held_chunks(pulls, reference)).await.unwrap_or_default();
-        let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
-        let chosen = richest(pulls.engine.cluster.ring().owners(&key, live.len()), &held, count);
-        return Ok(live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect());
+        if selector.all {
+            return Ok(Self::These(live.to_vec()));
+        }
+        if let Some(zone) = &selector.zone {
+            let nodes: Vec<Node> = live.iter().filter(|n| n.zone == *zone).cloned().collect();
+            let none = || Error::new(ErrorKind::NotFound, format!("no live member is in zone {zone:?}"));
+            return if nodes.is_empty() { Err(none()) } else { Ok(Self::These(nodes)) };
+        }
+        match selector.nodes {
+            None => Ok(Self::These(by_names(live, &selector.ids)?)),
+            Some(count) if count == 0 || count > live.len() => {
+                let text = format!("{count} nodes are asked for, {} are alive", live.len());
+                Err(Error::new(ErrorKind::Invalid, text))
+            }
+            Some(count) => Ok(Self::Richest(count, live.to_vec())),
+        }
     }
-    by_names(&live, &selector.ids)
+
+    /// How many they are.
+    fn count(&self) -> usize {
+        match self {
+            Self::These(nodes) => nodes.len(),
+            Self::Richest(count, _) => *count,
+        }
+    }
+
+    /// Those of whom it is known before anybody was asked what they have.
+    fn known(&self) -> &[Node] {
+        match self {
+            Self::These(nodes) => nodes,
+            Self::Richest(..) => &[],
+        }
+    }
+}
+
+/// Has the origin listed once for all, so that the homes tell each node what there is now, and says who they are.
+async fn look(pulls: &Pulls, reference: &Reference, whom: Whom, within: Duration) -> Vec<Node> {
+    let engine = &pulls.engine;
+    let (count, live) = match &whom {
+        Whom::These(_) => (0, &[][..]),
+        Whom::Richest(count, live) => (*count, &live[..]),
+    };
+    let asked = async {
+        let looking = Looking { outdated: None, now: true };
+        match engine.resolver.resolve(reference, looking).await {
+            Ok(resolved) if count > 0 => held_chunks(pulls, resolved.blueprint.swarm_id()).await,
+            Ok(_) => HashMap::new(),
+            Err(e) => {
+                tracing::debug!(%reference, error = %e, "what is to be warmed is not known yet");
+                HashMap::new()
+            }
+        }
+    };
+    let held = tokio::time::timeout(within, asked).await.unwrap_or_default();
+    if let Whom::These(nodes) = whom {
+        return nodes;
+    }
+    let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
+    let chosen = richest(engine.cluster.ring().owners(&key, live.len()), &held, count);
+    live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect()
 }
 
 /// Each node once, in the order in which they are named: the name and the id of one node are the same node.
@@ -223,14 +270,9 @@ fn richest(mut ranked: Vec<NodeId>, held: &HashMap<NodeId, u32>, count: usize) -
     ranked
 }
 
-/// How many chunks of what `reference` means now the nodes have that take part in its swarm. Nodes that
-/// do not answer have none; when the reference cannot be resolved, nobody has.
-async fn held_chunks(pulls: &Pulls, reference: &Reference) -> HashMap<NodeId, u32> {
+/// How many chunks the nodes have that take part in a swarm. Nodes that do not answer have none.
+async fn held_chunks(pulls: &Pulls, swarm: SwarmId) -> HashMap<NodeId, u32> {
     let engine = &pulls.engine;
-    let Ok(resolved) = engine.resolver.resolve(reference, Looking::default()).await else {
-        return HashMap::new();
-    };
-    let swarm = resolved.blueprint.swarm_id();
     let here = engine.store.inventory(swarm).map_or(0, |inventory| inventory.held.len());
     let asked = engine.cluster.participants(swarm).await.into_iter().map(|id| async move {
         let presence = engine.cluster.call(id, Service::Presence.number(), &swarm.0, ASK_DEADLINE).await;
@@ -253,20 +295,34 @@ fn by_name(live: &[Node], text: &str) -> Result<Node> {
     }
 }
 
-async fn run(
-    pulls: Arc<Pulls>,
-    request: WarmRequest,
-    nodes: Vec<Node>,
+/// A warm-up under way.
+struct Warming {
+    began: Instant,
+    reference: Reference,
+    whom: Whom,
+    limit: Option<Duration>,
     status: watch::Sender<WarmStatus>,
     cancel: CancellationToken,
-) {
-    let began = Instant::now();
+}
+
+async fn run(pulls: Arc<Pulls>, request: WarmRequest, job: Warming) {
+    let Warming { began, reference, whom, limit, status, cancel } = job;
+    let within = limit.map_or(LOOK_DEADLINE, |limit| LOOK_DEADLINE.min(limit / LOOK_PART));
+    let nodes = tokio::select! {
+        () = cancel.cancelled() => Vec::new(),
+        nodes = look(&pulls, &reference, whom, within) => nodes,
+    };
+    status.send_modify(|s| {
+        s.nodes = nodes.iter().map(fresh_node).collect();
+        s.elapsed_seconds = began.elapsed().as_secs_f64();
+    });
+    let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
     let pull = PullRequest {
         reference: request.reference.clone(),
         allow_patterns: request.allow_patterns,
         ignore_patterns: request.ignore_patterns,
         prefault: request.prefault,
-        timeout_seconds: request.timeout_seconds,
+        timeout_seconds: left.map(|left| left.as_secs_f64().max(1e-3)),
         priority: request.priority,
         deadline: request.deadline,
         ..PullRequest::default()
@@ -288,12 +344,11 @@ async fn run(
             }
         }
     });
-    let deadline = request.timeout_seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     let all = futures::future::join_all(followers);
     let limit = async {
-        match deadline {
+        match left {
             // The nodes have the same limit; they are given a moment to say so themselves.
-            Some(limit) => tokio::time::sleep(limit + Duration::from_secs(2)).await,
+            Some(left) => tokio::time::sleep(left.saturating_add(Duration::from_secs(2))).await,
             None => std::future::pending().await,
         }
     };
@@ -456,6 +511,23 @@ mod tests {
         assert_eq!(named(&["b", "a", "b"]), ["b", "a"]);
         assert_eq!(named(&["a", &id, &id[..6]]), ["a"]);
         assert_eq!(by_names(&live, &["c".to_owned()]).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn whom_a_selector_means_is_checked_before_anybody_is_asked() {
+        let live = [member(1, "a"), member(2, "b"), Node { zone: "z".to_owned(), ..member(3, "c") }];
+        let whom = |selector: Selector| {
+            Whom::of(&live, &selector).map(|whom| (whom.count(), whom.known().len())).map_err(|e| e.kind())
+        };
+        let nodes = |count| Selector { nodes: Some(count), ..Selector::default() };
+        let zone = |zone: &str| Selector { zone: Some(zone.to_owned()), ..Selector::default() };
+        assert_eq!(whom(Selector { all: true, ..Selector::default() }), Ok((3, 3)));
+        assert_eq!(whom(zone("z")), Ok((1, 1)));
+        assert_eq!(whom(zone("mars")), Err(ErrorKind::NotFound));
+        assert_eq!(whom(nodes(2)), Ok((2, 0)), "which two is known later");
+        for wrong in [nodes(0), nodes(4), Selector::default(), Selector { all: true, ..nodes(2) }] {
+            assert_eq!(whom(wrong.clone()), Err(ErrorKind::Invalid), "{wrong:?}");
+        }
     }
 
     #[test]

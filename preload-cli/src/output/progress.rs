@@ -72,6 +72,15 @@ impl Progress {
         if self.style == Style::Json {
             return json_line(status);
         }
+        if status.nodes.is_empty() {
+            let text = || ("asking who has how much of it".to_owned(), String::new());
+            return self.row((&status.id, "warm-up"), Phase::Resolving, (0, 0), text);
+        }
+        if let Some(at) = self.rows.iter().position(|row| row.id == status.id)
+            && let Some(bar) = self.rows.remove(at).bar
+        {
+            bar.finish_and_clear();
+        }
         for node in &status.nodes {
             let fraction = (node.done_bytes, node.total_bytes);
             let row = (node.id.to_string(), node.name.as_str());
@@ -189,29 +198,29 @@ pub fn line(status: &PullStatus) -> String {
 }
 
 /// The second line of a pull: sources and neighbours, once there is something to tell; or for how long
-/// nothing has come.
+/// nothing has come, and why.
 fn detail(status: &PullStatus) -> String {
+    let throttle = status.throttle.as_ref();
+    if status.phase == Phase::Resolving {
+        return throttle.map(|throttle| format!("    {throttle}")).unwrap_or_default();
+    }
     let told = matches!(status.phase, Phase::Fetching | Phase::Publishing | Phase::Complete);
     if !told {
         return String::new();
     }
     if let Some(quiet) = status.quiet_seconds {
+        if let Some(throttle) = throttle {
+            return format!("    nothing new for {}: {throttle}", units::seconds(quiet.floor()));
+        }
         let whom = if status.peers == 0 { "the origin" } else { "neighbours or the origin" };
         return format!("    nothing new from {whom} for {}", units::seconds(quiet.floor()));
     }
     let peers = match status.phase {
-    let throttle = status.throttle.as_ref();
-    if status.phase == Phase::Resolving {
-        return throttle.map(|throttle| format!("    {throttle}")).unwrap_or_default();
-    }
         Phase::Fetching => format!(", {}", units::count(status.peers as u64, "neighbour")),
         _ => String::new(),
     };
     format!("    {}{peers}", sources(&status.sources))
 }
-        if let Some(throttle) = throttle {
-            return format!("    nothing new for {}: {throttle}", units::seconds(quiet.floor()));
-        }
 
 /// Bytes by where they came from.
 pub fn sources(sources: &Sources) -> String {
@@ -253,7 +262,7 @@ fn fetched((done, total): (u64, u64), bytes_per_second: f64, eta_seconds: Option
 }
 
 /// Who is asked what a reference stands for: its bucket, repository or host.
-fn origin_of(reference: &str) -> &str {
+pub(crate) fn origin_of(reference: &str) -> &str {
     let Some((scheme, rest)) = reference.split_once("://") else { return reference };
     let parts = if scheme == "hf" { 2 } else { 1 };
     match rest.match_indices('/').nth(parts - 1) {
@@ -306,6 +315,20 @@ mod tests {
         }
     }
 
+    fn node(phase: Phase) -> WarmNode {
+        WarmNode {
+            id: coordinatorless_p2p::NodeId([1; 16]),
+            name: "gpu-7".to_owned(),
+            zone: String::new(),
+            phase,
+            total_bytes: 512 << 20,
+            done_bytes: 128 << 20,
+            bytes_per_second: 96.0 * 1048576.0,
+            eta_seconds: Some(4.0),
+            error: None,
+        }
+    }
+
     #[test]
     fn a_pull_under_way_tells_bytes_rate_time_left_and_sources() {
         let status = fetching();
@@ -333,6 +356,14 @@ mod tests {
         let silent = PullStatus { quiet_seconds: Some(12.7), peers: 0, ..fetching() };
         assert_eq!(detail(&silent).trim(), "nothing new from the origin for 12 s");
         assert!(!line(&silent).contains("left"));
+        assert_eq!(line(&silent), "123.0 MiB of 512.0 MiB", "there is no rate while nothing comes");
+        let why = "the origin throttles (429), asked again in 300 s";
+        let throttled = PullStatus { throttle: Some(why.to_owned()), ..silent.clone() };
+        assert_eq!(detail(&throttled).trim(), format!("nothing new for 12 s: {why}"));
+        let asked = PullStatus { phase: Phase::Resolving, ..throttled.clone() };
+        assert_eq!(detail(&asked).trim(), why);
+        let longest = PullStatus { quiet_seconds: Some(3599.0), ..throttled };
+        assert!(detail(&longest).chars().count() <= 80, "{}", detail(&longest));
         let among_others = PullStatus { peers: 2, ..silent };
         assert!(detail(&among_others).contains("neighbours or the origin"));
     }
@@ -353,26 +384,7 @@ mod tests {
 
     #[test]
     fn a_node_of_a_warm_up_tells_its_rate_and_time_left_and_no_share_beside_the_bar() {
-        let node = WarmNode {
-            id: coordinatorless_p2p::NodeId([1; 16]),
-            name: "gpu-7".to_owned(),
-        assert_eq!(line(&silent), "123.0 MiB of 512.0 MiB", "there is no rate while nothing comes");
-        let why = "the origin throttles (429), asked again in 300 s";
-        let throttled = PullStatus { throttle: Some(why.to_owned()), ..silent.clone() };
-        assert_eq!(detail(&throttled).trim(), format!("nothing new for 12 s: {why}"));
-        let asked = PullStatus { phase: Phase::Resolving, ..throttled.clone() };
-        assert_eq!(detail(&asked).trim(), why);
-        let longest = PullStatus { quiet_seconds: Some(3599.0), ..throttled };
-        assert!(detail(&longest).chars().count() <= 80, "{}", detail(&longest));
-            zone: String::new(),
-            phase: Phase::Fetching,
-            total_bytes: 512 << 20,
-            done_bytes: 128 << 20,
-            bytes_per_second: 96.0 * 1048576.0,
-            eta_seconds: Some(4.0),
-            error: None,
-        };
-        assert_eq!(node_line(&node), "128.0 MiB of 512.0 MiB, 96.0 MiB/s, 4.00 s left");
+        assert_eq!(node_line(&node(Phase::Fetching)), "128.0 MiB of 512.0 MiB, 96.0 MiB/s, 4.00 s left");
     }
 
     #[test]
@@ -383,6 +395,29 @@ mod tests {
             progress.pull("llama", &status(id));
         }
         assert_eq!(progress.rows.len(), 2);
+    }
+
+    #[test]
+    fn a_warm_up_that_still_chooses_its_nodes_has_a_row_until_it_has_chosen() {
+        let mut progress = Progress::new(Style::Plain);
+        let mut status = WarmStatus {
+            id: "w1".to_owned(),
+            reference: "s3://b/p".to_owned(),
+            state: emberline_agent::api::JobState::Running,
+            min_ready: 1,
+            ready: 0,
+            nodes: Vec::new(),
+            elapsed_seconds: 0.0,
+            error: None,
+            priority: Default::default(),
+            deadline: None,
+        };
+        progress.warm(&status);
+        assert_eq!(progress.rows.len(), 1, "8 s of silence otherwise");
+        status.nodes.push(node(Phase::Resolving));
+        progress.warm(&status);
+        let labels: Vec<&str> = progress.rows.iter().map(|row| row.label.as_str()).collect();
+        assert_eq!(labels, ["gpu-7"]);
     }
 
     #[test]

@@ -210,7 +210,7 @@ pub(super) async fn start_warm(
     State(door): State<Door>,
     Told(request): Told<WarmRequest>,
 ) -> Result<Response, Failure> {
-    let status = door.agent()?.warm(request).await?;
+    let status = door.agent()?.warm(request)?;
     Ok(accepted(&status))
 }
 
@@ -228,7 +228,7 @@ pub(super) async fn scale(
     State(door): State<Door>,
     Told(hook): Told<ScaleHook>,
 ) -> Result<Response, Failure> {
-    let status = door.agent()?.scale(hook).await?;
+    let status = door.agent()?.scale(hook)?;
     Ok(accepted(&status))
 }
 
