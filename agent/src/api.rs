@@ -486,8 +486,8 @@ pub struct VerifyReport {
     pub chunks: u64,
     /// Bytes re-hashed.
     pub bytes: u64,
-    /// Chunks that did not have their hash, or are gone with their file; those found by an earlier look and not
-    /// fetched again since included.
+    /// Chunks that did not have their hash; those found by an earlier look and not fetched again since included.
+    /// None of the files that are `lost`.
     pub corrupt: Vec<CorruptChunk>,
     /// Of these, fetched again and right now.
     pub repaired: u64,

@@ -18,7 +18,7 @@ use crate::{
     fetch,
     manifest::Blueprint,
     metrics,
-    store::Lease,
+    store::{Lease, WantedFiles},
 };
 
 /// Re-hashes an artifact and, with `repair`, fetches again what is wrong, and what was found wrong
@@ -32,12 +32,11 @@ pub(crate) async fn verify(engine: &Engine, swarm: SwarmId, repair: bool) -> Res
     let store = &engine.store;
     let hashed_bytes = AtomicU64::new(0);
     let found = store.verify(swarm, &|bytes| hashed_bytes.store(bytes, Ordering::Relaxed)).await?;
-    tell(&blueprint, &found);
     let (broken, lost) = (store.broken(swarm), store.lost(swarm));
     let is_broken: HashSet<u32> = broken.iter().map(|(index, _)| *index).collect();
-    let is_lost =
-        |chunk: &&CorruptChunk| lost.iter().any(|&f| blueprint.files[f].path.as_str() == chunk.path);
-    let hashed_in_vain = found.iter().filter(|chunk| !is_lost(chunk)).count() as u64;
+    // Chunks that are gone with their file were not hashed, and are told of by its name.
+    let gone = chunks_of(&blueprint, &lost);
+    let hashed_in_vain = tell(&blueprint, &lost, &found);
     let held = store.inventory(swarm)?.held;
     let wanted = fetch::wanted_chunks(&blueprint, &store.wanted(swarm));
     let not_here: Vec<u32> =
@@ -47,7 +46,7 @@ pub(crate) async fn verify(engine: &Engine, swarm: SwarmId, repair: bool) -> Res
         reference: blueprint.reference.clone(),
         chunks: u64::from(held.len()) + hashed_in_vain,
         bytes: hashed_bytes.into_inner(),
-        corrupt: broken.into_iter().map(|(_, chunk)| chunk).collect(),
+        corrupt: wrong(broken, &gone),
         repaired: 0,
         lost: lost.iter().map(|&file| blueprint.files[file].path.to_string()).collect(),
         restored: 0,
@@ -57,7 +56,8 @@ pub(crate) async fn verify(engine: &Engine, swarm: SwarmId, repair: bool) -> Res
     };
     if repair {
         mend(engine, &lease, &blueprint).await?;
-        report.repaired = (report.corrupt.len() as u64).saturating_sub(store.broken(swarm).len() as u64);
+        let left = wrong(store.broken(swarm), &gone).len() as u64;
+        report.repaired = (report.corrupt.len() as u64).saturating_sub(left);
         report.restored = (report.lost.len() as u64).saturating_sub(store.lost(swarm).len() as u64);
     }
     report.seconds = began.elapsed().as_secs_f64();
@@ -70,10 +70,20 @@ pub(crate) async fn verify(engine: &Engine, swarm: SwarmId, repair: bool) -> Res
 /// As [`verify`].
 pub(crate) async fn scrub(engine: &Engine, swarm: SwarmId, bytes_per_second: u64) -> Result<usize> {
     let (lease, blueprint) = taken(engine, swarm)?;
-    let corrupt = engine.store.scrub(swarm, bytes_per_second, &|_| {}).await?;
-    tell(&blueprint, &corrupt);
+    let found = engine.store.scrub(swarm, bytes_per_second, &|_| {}).await?;
+    let corrupt = tell(&blueprint, &engine.store.lost(swarm), &found);
     mend(engine, &lease, &blueprint).await?;
-    Ok(corrupt.len())
+    Ok(corrupt as usize)
+}
+
+/// The chunks of these files.
+fn chunks_of(blueprint: &Blueprint, files: &WantedFiles) -> HashSet<u32> {
+    files.iter().flat_map(|&file| blueprint.chunks_of(file)).collect()
+}
+
+/// Of chunks that are wrong or gone, those that are not gone with their file.
+fn wrong(broken: Vec<(u32, CorruptChunk)>, gone: &HashSet<u32>) -> Vec<CorruptChunk> {
+    broken.into_iter().filter(|(index, _)| !gone.contains(index)).map(|(_, chunk)| chunk).collect()
 }
 
 fn taken(engine: &Engine, swarm: SwarmId) -> Result<(Lease, Arc<Blueprint>)> {
@@ -84,11 +94,17 @@ fn taken(engine: &Engine, swarm: SwarmId) -> Result<(Lease, Arc<Blueprint>)> {
     Ok((lease, blueprint))
 }
 
-fn tell(blueprint: &Blueprint, corrupt: &[CorruptChunk]) {
-    for chunk in corrupt {
+/// Tells of chunks that were hashed and are wrong; those of a lost file were not. How many they are.
+fn tell(blueprint: &Blueprint, lost: &WantedFiles, found: &[CorruptChunk]) -> u64 {
+    let is_lost =
+        |chunk: &&CorruptChunk| lost.iter().any(|&file| blueprint.files[file].path.as_str() == chunk.path);
+    let mut corrupt = 0;
+    for chunk in found.iter().filter(|chunk| !is_lost(chunk)) {
+        corrupt += 1;
         metrics::corrupt_chunk(metrics::Found::Disk);
         tracing::error!(artifact = %blueprint.reference, path = chunk.path, offset = chunk.offset, "rot on disk");
     }
+    corrupt
 }
 
 /// Fetches what was here and is wrong or gone, found now or earlier, and publishes its files again.
