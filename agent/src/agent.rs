@@ -277,17 +277,32 @@ impl Agent {
             Some(path) if info.complete => {
                 let blueprint = self.inner.engine.store.blueprint(self.inner.find(named)?);
                 let file = blueprint.and_then(|blueprint| Some(path.join(blueprint.sole_file()?)));
-                Ok(PathAnswer { reference: named.to_owned(), path, file })
+                let ArtifactInfo { files, all_files, .. } = info;
+                Ok(PathAnswer { reference: named.to_owned(), path, file, files, all_files })
             }
-            _ => {
-                let text = format!(
-                    "{named} is not whole yet: {} of {} are here",
-                    exactly(info.done_bytes),
-                    exactly(info.total_bytes)
-                );
-                Err(Error::new(ErrorKind::Unavailable { retry_after: Some(Duration::from_secs(5)) }, text))
-            }
+            _ => Err(self.not_whole(named, &info)),
         }
+    }
+
+    /// Says what is missing, and whether somebody brings it.
+    fn not_whole(&self, named: &str, info: &ArtifactInfo) -> Error {
+        let brings = |pull: &PullStatus| {
+            let is_of_it = match &pull.swarm {
+                Some(swarm) => *swarm == info.swarm,
+                None => pull.reference == info.reference,
+            };
+            is_of_it && !pull.phase.is_over()
+        };
+        let comes = self.inner.pulls.list().iter().any(brings);
+        let missing = match info.total_bytes.saturating_sub(info.done_bytes) {
+            0 => "all of its bytes are here, but not every file has its path".to_owned(),
+            bytes => format!("{} of {} are missing", exactly(bytes), exactly(info.total_bytes)),
+        };
+        let (retry_after, and) = match comes {
+            true => (Some(Duration::from_secs(5)), ""),
+            false => (None, ", and no pull of it is under way"),
+        };
+        Error::new(ErrorKind::Unavailable { retry_after }, format!("{named} is not whole: {missing}{and}"))
     }
 
     /// Opens one whole file of an artifact for serving. Takes a lease for as long as it lives.

@@ -346,7 +346,7 @@ pub struct Plan {
     pub peer_bytes: u64,
     /// Held by nobody: would be read from the origin, by this node or another.
     pub origin_bytes: u64,
-    /// What that costs: bytes from an origin outside of this machine, bytes that only nodes of other zones
+    /// What that costs: bytes from an origin other than this machine's file system, bytes that only nodes of other zones
     /// have, and money where prices are configured.
     #[serde(default)]
     pub cost: Cost,
@@ -368,7 +368,7 @@ pub struct Plan {
 /// What bytes cost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Cost {
-    /// From origins outside of this machine.
+    /// From origins other than the file system of this machine.
     pub origin_bytes: u64,
     /// From nodes of other zones.
     pub cross_zone_bytes: u64,
@@ -444,6 +444,9 @@ pub struct ArtifactInfo {
     pub resident_bytes: Option<u64>,
     /// Files wanted.
     pub files: u64,
+    /// Files that this version has: more than are wanted where patterns left some out. 0 from agents that do not say.
+    #[serde(default)]
+    pub all_files: u64,
     /// Kept from eviction by request.
     pub pinned: bool,
     /// Readers that keep it from eviction now.
@@ -627,7 +630,7 @@ pub struct Named {
     pub reference: String,
 }
 
-/// Where a complete artifact is.
+/// Where an artifact is of which every file that was asked for is here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PathAnswer {
     /// As it was asked.
@@ -639,4 +642,10 @@ pub struct PathAnswer {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub file: Option<PathBuf>,
+    /// Files that were asked for, and are here.
+    #[serde(default)]
+    pub files: u64,
+    /// As in [`ArtifactInfo`].
+    #[serde(default)]
+    pub all_files: u64,
 }

@@ -71,6 +71,7 @@ impl Shelf {
             disk_bytes,
             resident_bytes: resident.then_some(resident_sum),
             files: wanted.len() as u64,
+            all_files: artifact.blueprint.files.len() as u64,
             pinned: artifact.pinned.load(Ordering::Acquire),
             leases: artifact.leases.load(Ordering::Acquire),
             last_used: artifact.last_used_us.load(Ordering::Relaxed) / 1_000_000,

@@ -174,7 +174,13 @@ async fn references_arrive_whole_and_with_the_token() {
         let query = query.unwrap_or_default();
         let pairs = Url::parse(&format!("http://x/?{query}")).unwrap();
         let reference = pairs.query_pairs().find(|(k, _)| k == "reference").map(|(_, v)| v.into_owned());
-        Json(PathAnswer { reference: reference.unwrap_or_default(), path: "/x".into(), file: None })
+        Json(PathAnswer {
+            reference: reference.unwrap_or_default(),
+            path: "/x".into(),
+            file: None,
+            files: 3,
+            all_files: 3,
+        })
     };
     let client = serve(Router::new().route("/v1/path", get(echo))).await;
     for reference in ["hf://org/name@rev", "https://h/a?b=c&d=e#f", "/models/ä ö+%2e"] {

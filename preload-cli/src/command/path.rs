@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use crate::{failure::Result, options::Context, reference, session::Session};
+use crate::{failure::Result, options::Context, reference, session::Session, units};
 
-/// Print where a complete artifact is; never fetches.
+/// Print where an artifact is that is whole, as far as it was asked for; never fetches.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -22,6 +22,15 @@ impl Path {
         let session = Session::open(context).await?;
         let answer = session.client().path(&reference).await;
         session.close().await;
-        context.output.answer(&answer?, |a, _| a.file.as_ref().unwrap_or(&a.path).display().to_string())
+        let answer = answer?;
+        if answer.files < answer.all_files {
+            context.output.note(&format!(
+                "only {} of {} of {reference} were asked for and are here; `preload pull` without patterns brings the \
+                 rest",
+                answer.files,
+                units::count(answer.all_files, "file")
+            ));
+        }
+        context.output.answer(&answer, |a, _| a.file.as_ref().unwrap_or(&a.path).display().to_string())
     }
 }

@@ -63,7 +63,11 @@ fn artifact_row(a: &ArtifactInfo, resident: bool, now: SystemTime) -> Vec<String
     if a.leases > 0 {
         flags.push(units::count(a.leases, "lease"));
     }
-    let here = if a.complete { "whole".to_owned() } else { units::percent(a.done_bytes, a.total_bytes) };
+    let here = match a.complete {
+        true if a.files < a.all_files => format!("{} of {}", a.files, units::count(a.all_files, "file")),
+        true => "whole".to_owned(),
+        false => units::percent(a.done_bytes, a.total_bytes),
+    };
     let mut row = vec![
         a.reference.clone(),
         a.revision.as_deref().map(short).unwrap_or_default(),

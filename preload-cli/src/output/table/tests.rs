@@ -51,6 +51,7 @@ fn artifact(reference: &str) -> ArtifactInfo {
         disk_bytes: 512 << 20,
         resident_bytes: None,
         files: 9,
+        all_files: 9,
         pinned: true,
         leases: 1,
         last_used: u64::MAX / 4,
@@ -79,6 +80,10 @@ fn artifacts_keep_to_the_width_even_with_long_references() {
     let text = plain(&artifacts(&[artifact("s3://models/llama"), partial.clone()], WIDTH));
     assert!(text.lines().all(|line| line.chars().count() <= 80), "\n{text}");
     assert!(text.contains("pinned") && text.contains("25 %") && text.contains("512.0 MiB"), "\n{text}");
+    let stump = ArtifactInfo { files: 3, ..artifact("s3://models/llama") };
+    let here = |artifact: ArtifactInfo| artifacts(&[artifact], None).lines().nth(1).unwrap().to_owned();
+    assert!(here(stump.clone()).contains("3 of 9 files"), "{}", here(stump));
+    assert!(here(ArtifactInfo { all_files: 0, ..artifact("x") }).contains("whole"), "an agent of before");
     let piped = artifacts(&[partial], None);
     assert_eq!(piped.lines().count(), 2, "a row is a line for grep\n{piped}");
 }
