@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Client, events::EventParser};
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    units,
+};
 
 /// A stream without a byte for so long is cut; agents send a comment at least every 15 s.
 const STREAM_IDLE: Duration = Duration::from_secs(40);
@@ -125,11 +128,15 @@ impl Client {
                     }
                 }
                 Err(failure) => match failure.problem.error_kind() {
-                    ErrorKind::Unavailable { .. } => {
-                        if lost_since.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                            return Err(failure);
+                    ErrorKind::Unavailable { .. } => match lost_since {
+                        Some(since) if since.elapsed() > GRACE => return Err(failure),
+                        Some(_) => {}
+                        None => {
+                            lost_since = Some(Instant::now());
+                            let (why, most) = (&failure.problem.message, units::seconds(GRACE.as_secs_f64()));
+                            self.say(&format!("{why}; waiting up to {most} for it to come back"));
                         }
-                    }
+                    },
                     ErrorKind::NotFound => return Err(self.forgotten(id)),
                     // One that hangs was waited for already.
                     ErrorKind::Timeout

@@ -118,6 +118,30 @@ async fn a_stream_cut_midway_falls_back_to_asking_again() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_gone_amid_a_job_is_said_to_be_waited_for_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answer = move || {
+        let problem = Problem::from(&Error::new(ErrorKind::UNAVAILABLE, "this agent is shutting down"));
+        let answer = match asked.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => (StatusCode::SERVICE_UNAVAILABLE, Json(problem)).into_response(),
+            _ => Json(pull(Phase::Complete, 100)).into_response(),
+        };
+        async { answer }
+    };
+    let routes = Router::new()
+        .route("/v1/pulls/p1/events", get(|| async { StatusCode::SERVICE_UNAVAILABLE }))
+        .route("/v1/pulls/p1", get(answer));
+    let said: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let hear = said.clone();
+    let client = serve(routes).await.telling(move |text| hear.lock().unwrap().push(text.to_owned()));
+    let last = client.follow(pull(Phase::Fetching, 0), |_| {}).await.unwrap();
+    assert_eq!(last.phase, Phase::Complete);
+    let said = said.lock().unwrap();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("shutting down") && said[0].contains("waiting up to 15"), "{said:?}");
+}
+
+#[tokio::test]
 async fn an_end_without_a_status_is_followed_by_one_question() {
     let routes = Router::new()
         .route("/v1/pulls/p1/events", get(|| async { "event: end\ndata:\n\n" }))
