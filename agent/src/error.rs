@@ -107,6 +107,16 @@ impl From<&Error> for Problem {
     }
 }
 
+/// How messages about files begin that this node was told to read for itself, which no pull can bring.
+const OWN_FILES: [&str; 6] = [
+    "configuration ",
+    "HTTP token ",
+    "token file ",
+    "cluster secret ",
+    "secret file ",
+    "certificate authorities ",
+];
+
 /// What a person can do about an error, from its kind and what its message is about. `None` where
 /// the message already says all there is.
 pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
@@ -114,11 +124,17 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
     let hub = about(&["hf://", "hub ", "Hub "]);
     let bucket = about(&["s3://", "gs://", "az://", "abfs://", "bucket"]);
     match kind {
-        ErrorKind::NotFound if about(&["was not recorded yet"]) => Some(
+        ErrorKind::NotFound if about(&["was not recorded yet", "nobody has read"]) => Some(
             "read it once from its path, as a server does, then take the order with `preload record REF --now`",
         ),
         ErrorKind::NotFound if about(&["not here", "on this node"]) => {
             Some("bring it first with `preload pull`; `preload ls` lists what is here")
+        }
+        ErrorKind::NotFound if OWN_FILES.iter().any(|what| message.starts_with(what)) => {
+            Some("check the path that was given for it, here and for the user that runs this")
+        }
+        ErrorKind::NotFound if about(&["cannot be given its path"]) => {
+            Some("its directory was removed under the pull: pull it again")
         }
         ErrorKind::NotFound if about(&["live member has the manifest"]) => {
             Some("a manifest goes with its data: pull the model by the reference it came from")
@@ -126,7 +142,7 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
         ErrorKind::NotFound if about(&["live member"]) => {
             Some("`preload members` lists the members that live, with their names and zones")
         }
-        ErrorKind::NotFound if about(&["matches the patterns"]) => {
+        ErrorKind::NotFound if about(&["matches the patterns", "has no file", "is not a file of"]) => {
             Some("`preload plan` lists the files that are there")
         }
         ErrorKind::NotFound if hub => Some(
@@ -145,11 +161,13 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
             Some("check the URL; a folder ends with a slash and needs an `emberline-files.json`")
         }
         ErrorKind::NotFound if about(&["/"]) => Some("check the path, as the node that pulls sees it"),
+        ErrorKind::Denied
+            if about(&["data directory is in use", "another process", "another agent", "locked"]) =>
+        {
+            Some("one agent a data directory: `preload --data-dir DIR` talks to the one that has it")
+        }
         ErrorKind::Denied if about(&["pinned", "leased", "in use"]) => {
             Some("unpin it or wait for its readers, or remove it with `--force`")
-        }
-        ErrorKind::Denied if about(&["another process", "another agent", "locked"]) => {
-            Some("one agent a data directory: stop the other one, or choose another `data_dir`")
         }
         ErrorKind::Denied if hub => Some(
             "give the agent a Hub token that may read it, and accept the model's terms on its page if it is gated",
@@ -168,6 +186,9 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
             Some("make room with `preload rm` or `preload unpin`, or raise `store.quota_bytes`")
         }
         ErrorKind::Timeout => Some("nothing came in time; try again, or allow more time"),
+        ErrorKind::Unavailable { .. } if about(&["no pull of it is under way"]) => {
+            Some("`preload pull` brings what is missing; nothing else does")
+        }
         ErrorKind::Unavailable { .. } if about(&["was drained"]) => {
             Some("ask another node (`preload members` lists them), or start this one again")
         }
@@ -232,8 +253,15 @@ mod tests {
             (ErrorKind::NotFound, "no live member is called \"gpu-9\"", "preload members"),
             (ErrorKind::NotFound, "no live member has the manifest ember://00", "reference"),
             (ErrorKind::NotFound, "no file of s3://b/p matches the patterns (3 files there)", "preload plan"),
+            (ErrorKind::NotFound, "https://host/x/ has no file nope", "preload plan"),
             (ErrorKind::NotFound, "https://host/x: 404", "URL"),
             (ErrorKind::NotFound, "/models/x: No such file or directory", "path"),
+            (ErrorKind::NotFound, "configuration /no.toml: No such file or directory", "was given for it"),
+            (ErrorKind::NotFound, "cluster secret /no: No such file or directory", "was given for it"),
+            (ErrorKind::NotFound, "nobody has read http://host/x/ through this agent lately", "read it once"),
+            (ErrorKind::NotFound, "f of http://h/x/ cannot be given its path: No such file", "pull it again"),
+            (ErrorKind::Denied, "data directory is in use by process 7 (lock file /d/lock)", "--data-dir"),
+            (ErrorKind::UNAVAILABLE, "x is not whole: …, and no pull of it is under way", "preload pull"),
             (ErrorKind::UNAVAILABLE, "this agent is shutting down: it was drained, and …", "another node"),
             (ErrorKind::Full, "pull of 9 GiB", "quota_bytes"),
         ];

@@ -64,6 +64,13 @@ pub(crate) async fn bring(
 ) -> Result<Published> {
     let reference: Reference = request.reference.parse()?;
     let patterns = Patterns::new(&request.allow_patterns, &request.ignore_patterns)?;
+    for to in [&request.to, &request.hf_cache].into_iter().flatten() {
+        // Before all of it was brought for nothing.
+        if tokio::fs::metadata(to).await.is_ok_and(|there| !there.is_dir()) {
+            let text = format!("{} is not a directory to place files in", to.display());
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+    }
     let (mut restarts, mut outdated) = (0, None);
     engine.join().await;
     loop {

@@ -92,7 +92,7 @@ impl Placed {
 /// `Invalid` when something other than a regular file stands where a file should go, or other than
 /// a directory on the way; `Denied`; `Full`.
 pub fn place(files: &[(RelativePath, OpenedFile)], to: &Path) -> Result<Placed> {
-    std::fs::create_dir_all(to).at(|| format!("directory {}", to.display()))?;
+    make_directory(to).at(|| format!("directory {}", to.display()))?;
     let root = rustix::fs::open(to, DIRECTORY, Mode::empty())
         .map_err(io::Error::from)
         .at(|| format!("directory {}", to.display()))?;
@@ -103,6 +103,14 @@ pub fn place(files: &[(RelativePath, OpenedFile)], to: &Path) -> Result<Placed> 
         placed.count(way, file.bytes);
     }
     Ok(placed)
+}
+
+/// Makes `to` if it is not there; that something else is in its place is the caller's mistake.
+fn make_directory(to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => e,
+    })
 }
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);

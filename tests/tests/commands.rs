@@ -1,7 +1,16 @@
 //! Every command of `preload` against real agents: does what it says, says it in JSON too, and ends with
 //! the exit code that its help promises.
 
-use std::{io::Read, path::Path, process::Stdio};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use emberline_tests::{
     agent_process::AgentProcess,
@@ -327,6 +336,8 @@ async fn join_with_a_foreign_secret_is_refused_and_says_so() {
         let refused = preload(&[], &args);
         ends_with(&refused, 4, &member);
         ends_with(&refused, 4, "--secret-file");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("is of another cluster") && !said.contains("Verdict"), "{said}");
         // Nobody there is another thing: it may come, and until then one goes on alone.
         let nobody = ["pull", &reference, "--join", "127.0.0.1:9", "--data-dir", &data];
         assert!(preload(&[], &nobody).status.success());
@@ -408,11 +419,39 @@ async fn an_agent_that_hangs_is_named_at_once_and_given_up() {
     .await;
 }
 
+/// Takes connections, and says nothing.
+fn silent_origin() -> (TcpListener, String) {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let origin = format!("http://{}", silent.local_addr().expect("bound"));
+    (silent, origin)
+}
+
+/// Sends whoever asks on to `origin`, or, while it throttles, away for three seconds.
+fn throttling_origin(origin: String) -> (String, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let throttles = Arc::new(AtomicBool::new(false));
+    let now = throttles.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = String::new();
+            // Whoever goes away meanwhile wants no answer.
+            let _ = BufReader::new(&stream).read_line(&mut request);
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let answer = match now.load(Ordering::SeqCst) {
+                true => "429 Too Many Requests\r\nretry-after: 3".to_owned(),
+                false => format!("302 Found\r\nlocation: {origin}{path}"),
+            };
+            let end = "content-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = write!(stream, "HTTP/1.1 {answer}\r\n{end}");
+        }
+    });
+    (url, throttles)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_that_waits_for_its_origin_says_so() {
-    // Takes connections, and says nothing.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let origin = format!("http://{}", silent.local_addr().expect("bound"));
+    let (_silent, origin) = silent_origin();
     apart(move || {
         let home = tempfile::tempdir().expect("temporary directory");
         let data = home.path().display().to_string();
@@ -422,6 +461,124 @@ async fn a_pull_that_waits_for_its_origin_says_so() {
         ends_with(&output, 6, &reference);
         ends_with(&output, 6, "the origin had not answered yet");
         ends_with(&output, 6, &format!("resolving: asking {origin} for"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_waits_for_its_origin_says_so_and_ends_when_told() {
+    let (_silent, origin) = silent_origin();
+    apart(move || {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let data = home.path().display().to_string();
+        let reference = format!("{origin}/model.bin");
+        let output = preload(&[], &["plan", &reference, "--timeout", "7s", "--data-dir", &data]);
+        ends_with(&output, 6, &reference);
+        ends_with(&output, 6, "the origin had not answered yet");
+        ends_with(&output, 6, &format!("asking {origin} for 5"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warm_up_waits_for_a_silent_origin_within_its_time_and_only_when_told_to_wait() {
+    let (_silent, origin) = silent_origin();
+    let cluster = Cluster::start(2).await.expect("a cluster");
+    let agent = cluster.agents()[0].client().clone();
+    apart(move || {
+        let reference = format!("{origin}/model.bin");
+        for whom in [&["--all"][..], &["--nodes", "1"]] {
+            let args: Vec<&str> = ["warm", &reference].into_iter().chain(whom.iter().copied()).collect();
+            let began = std::time::Instant::now();
+            let status = answers(&agent, &args);
+            assert_eq!(status["state"], "running", "{status}");
+            assert!(began.elapsed().as_secs() < 4, "{whom:?} was waited for: {:?}", began.elapsed());
+            // A slip in the selector is told at once, too.
+            fails(&agent, &["warm", &reference, "--zone", "mars"], 3, "mars");
+            assert!(began.elapsed().as_secs() < 6, "{:?}", began.elapsed());
+        }
+        let args: Vec<&str> = ["warm", &reference, "--nodes", "2", "--wait", "--timeout", "8s"].into();
+        let began = std::time::Instant::now();
+        fails(&agent, &args, 6, "0 of 2");
+        assert!(began.elapsed().as_secs() < 12, "8 s became {:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_its_origin_throttles_says_so_with_the_model_here_or_not() {
+    let site = Site::unpaced(1).await;
+    let (origin, throttles) = throttling_origin(site.relay().url());
+    apart(move || {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let data = home.path().display().to_string();
+        let reference = format!("{origin}/");
+        let pull = ["pull", &reference, "--timeout", "7s", "--progress", "plain", "--data-dir", &data];
+        throttles.store(true, Ordering::SeqCst);
+        let output = preload(&[], &pull);
+        ends_with(&output, 6, "the origin throttles (429), asked again in 3 s");
+        ends_with(&output, 6, "was not here after 7s (the origin throttles (429)");
+
+        throttles.store(false, Ordering::SeqCst);
+        assert!(preload(&[], &pull).status.success());
+        throttles.store(true, Ordering::SeqCst);
+        let output = preload(&[], &pull);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("the origin throttles (429)") && !said.contains("did not answer"), "{said}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_brought_in_part_is_not_called_whole() {
+    let site = Site::unpaced(1).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let (agent, reference) = (cluster.agents()[0].client().clone(), site.reference());
+    let files = site.model().files.len();
+    apart(move || {
+        succeeds(&agent, &["pull", &reference, "--allow-pattern", "config.json"]);
+        let part = format!("1 of {files} files");
+        let base = agent.base().to_owned();
+        let output = preload(&[], &["path", &reference, "--agent", &base]);
+        assert!(output.status.success() && !output.stdout.is_empty());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&part), "{said}");
+        assert!(succeeds(&agent, &["ls"]).contains(&part));
+        succeeds(&agent, &["pull", &reference]);
+        let output = preload(&[], &["path", &reference, "--agent", &base]);
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(succeeds(&agent, &["ls"]).contains("whole"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_removed_by_hand_is_named_and_not_called_corrupt_nor_on_its_way() {
+    let site = Site::unpaced(4).await;
+    let cluster = Cluster::start(1).await.expect("an agent");
+    let (agent, reference) = (cluster.agents()[0].client().clone(), site.reference());
+    let victim = site.model().files[0].path.clone();
+    apart(move || {
+        let path = succeeds(&agent, &["pull", &reference]);
+        std::fs::remove_file(Path::new(path.trim()).join(&victim)).expect("removed");
+        fails(&agent, &["path", &reference], 5, "not whole");
+        fails(&agent, &["path", &reference], 5, "`preload pull` brings what is missing");
+        let base = agent.base().to_owned();
+        let output = preload(&[], &["path", &reference, "--agent", &base]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("try again in"), "nobody brings it: {said}");
+
+        let output = preload(&[], &["verify", &reference, "--no-repair", "--json", "--agent", &base]);
+        ends_with(&output, 7, "1 file removed or replaced");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+        assert_eq!((&report[0]["corrupt"], &report[0]["lost"]), (&json!([]), &json!([victim])), "{report}");
+        let report = answers(&agent, &["verify", &reference]);
+        assert_eq!((&report[0]["repaired"], &report[0]["restored"]), (&0.into(), &1.into()), "{report}");
+        succeeds(&agent, &["path", &reference]);
+
+        let file = std::env::current_exe().expect("this program").display().to_string();
+        fails(&agent, &["pull", &reference, "--to", &file], 2, "not a directory");
     })
     .await;
 }

@@ -26,7 +26,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{DIRECTORY, Placed, Temporary, Way, descend, is_same};
+use super::{DIRECTORY, Placed, Temporary, Way, descend, is_same, make_directory};
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
     reference::{HubKind, HubRepo},
@@ -72,7 +72,7 @@ pub fn place_in_hub_cache(
 ) -> Result<Placed> {
     let root = repository_dir(cache, repo);
     let shown = || format!("directory {}", root.display());
-    std::fs::create_dir_all(&root).at(shown)?;
+    make_directory(&root).at(shown)?;
     let root = rustix::fs::open(&root, DIRECTORY, Mode::empty()).map_err(io::Error::from).at(shown)?;
     let mut placed = Placed::default();
     for file in files {

@@ -209,7 +209,7 @@ impl Shelf {
                 artifact.insert(index, hash, None);
                 self.places.lock().insert(&hash, artifact.number, index);
             } else {
-                tracing::info!(chunk = index, file = %artifact.file_name(file), "a chunk did not survive; it will be fetched again");
+                tracing::info!(chunk = index, file = %artifact.file_name(file), "a chunk did not survive; the next pull fetches it again");
                 artifact.forget_suspect(index);
             }
         }

@@ -120,7 +120,7 @@ impl Shelf {
     /// # Errors
     /// Those of the file system.
     pub(super) fn lose(&self, artifact: &Artifact, file: usize) -> Result<()> {
-        tracing::warn!(file = %artifact.file_name(file), "a file was removed from the disk by somebody else; it will be fetched again");
+        tracing::warn!(file = %artifact.file_name(file), "a file was removed from the disk by somebody else; the next pull or verification fetches it again");
         self.unlink_model(artifact)?;
         for index in artifact.chunks_of(file) {
             self.drop_chunk(artifact, index);

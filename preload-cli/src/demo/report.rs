@@ -145,6 +145,11 @@ pub(super) fn render(report: &Report, width: Option<u16>) -> String {
     );
     text += &match report.late_joiner_origin_bytes {
         0 => "It read nothing from the origin: its neighbours had everything.\n".to_owned(),
+        // The origin counts its answers, the list of files too; the table counts what of the model came.
+        bytes if report.late_joiner.origin_bytes == 0 => {
+            let bytes = units::bytes(bytes);
+            format!("It asked the origin what there is ({bytes}); its neighbours had everything.\n")
+        }
         bytes => format!("It read {} from the origin.\n", units::bytes(bytes)),
     };
     text += &epilogue(report);
@@ -252,7 +257,14 @@ together  1.50 s    512.0 MiB   512.0 MiB  every byte
         report.per_node[1].verified = false;
         report.per_node[1].wrong_files = vec!["config.json".to_owned()];
         report.verified = false;
+        report.late_joiner_origin_bytes = 2253;
+        let asked = render(&report, None);
+        assert!(
+            asked.contains("It asked the origin what there is (2.2 KiB); its neighbours had"),
+            "\n{asked}"
+        );
         report.late_joiner_origin_bytes = 1 << 20;
+        report.late_joiner.origin_bytes = 1 << 20;
         let text = render(&report, None);
         assert!(text.contains("NO: 1 file") && text.contains("It read 1.0 MiB from the origin"), "\n{text}");
         assert_eq!(report.unverified(), ["node-2"]);

@@ -69,7 +69,8 @@ impl IntoResponse for Failure {
         let busy = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&self.status);
         let seconds = match self.problem.retry_after_seconds {
             Some(seconds) => Some(seconds),
-            None if busy => Some(RETRY_AFTER.as_secs_f64()),
+            // Who is told what to do is not told to wait.
+            None if busy && self.problem.advice.is_none() => Some(RETRY_AFTER.as_secs_f64()),
             None => None,
         };
         if let Some(seconds) = seconds {
@@ -97,6 +98,8 @@ mod tests {
         assert_eq!(of(after(0)), (503, Some("1".to_owned())));
         assert_eq!(of(ErrorKind::UNAVAILABLE), (503, Some("1".to_owned())));
         assert_eq!(of(ErrorKind::NotFound), (404, None));
+        let drained = Failure::from(Error::new(ErrorKind::UNAVAILABLE, "it was drained")).into_response();
+        assert_eq!(drained.headers().get(header::RETRY_AFTER), None, "it does not come back by itself");
         assert_eq!(of(ErrorKind::Full), (507, None));
     }
 }
