@@ -27,6 +27,41 @@ def test_what_is_not_there(fs, origin):
         fs.info("s3/..evil/x")
 
 
+#: What no name can be, and names that look as if they led somewhere else.
+HOSTILE = [
+    "data/../secret",
+    "../secret",
+    "data/./fine",
+    "data//fine",
+    "data/a\0b",
+    "data/a\nb",
+    "data/a\r\nx: y",
+    "data/..\\secret",
+    "data/" + "x" * 5000,
+    "data/" + "x/" * 3000 + "y",
+    "data/\udcff",
+    "http/[::1/x",
+]
+ELSEWHERE = ["data/%2e%2e/secret", "data/%2E%2E%2fsecret", "data/fine?list", "data/fine#x", "data/fine/below"]
+
+
+def test_hostile_names_are_refused_and_lead_nowhere(fs, origin):
+    (origin / "fine").write_bytes(b"fine")
+    (origin / "#a?b=1&c%41 ü").write_bytes(b"odd")
+    (origin.parent / "secret").write_bytes(b"outside")
+    for ask in (fs.info, fs.open, fs.cat_file, fs.ls):
+        for name in HOSTILE:
+            with pytest.raises(ValueError) as failed:
+                ask(name)
+            assert failed.value.errno == errno.EINVAL and "agent" not in str(failed.value), (ask, name)
+        for name in ELSEWHERE:
+            with pytest.raises(FileNotFoundError):
+                ask(name)
+        with pytest.raises(PermissionError, match="metadata"):
+            ask("http/169.254.169.254/latest/meta-data")
+    assert fs.cat_file("data/#a?b=1&c%41 ü") == b"odd" and fs.cat_file("data/fine") == b"fine"
+
+
 def test_nothing_is_written(fs, tmp_path):
     (tmp_path / "m").touch()
     writes = [

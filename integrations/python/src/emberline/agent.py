@@ -99,7 +99,10 @@ class Agent:
             await session.close()
 
     def _request(self, path: str, query: Query, headers: Dict[str, str]) -> _Answer:
-        encoded = quote(path, safe="/")
+        try:
+            encoded = quote(path, safe="/")
+        except UnicodeEncodeError:
+            raise made(Invalid, errno.EINVAL, "the name is not Unicode text", path) from None
         url = URL(f"{self.url}/v1/fs/{encoded}".rstrip("/"), encoded=True)
         return _Answer(self, path, url, query, {**self._authorization(), **headers})
 
