@@ -1,16 +1,18 @@
-//! File bodies: bytes of a sealed file from the page cache to the socket with one copy, the kernel's.
+//! File bodies: bytes of a sealed file from the page cache to the socket.
 //!
-//! A body walks its segments in windows. Each window is mapped and its pages brought in on the
-//! blocking pool, one window ahead of the sender, so that neither a cold page nor a slow disk ever
-//! holds a runtime thread. Small reads skip the mapping: setting one up costs more than the copy.
+//! What is in the page cache is copied, a piece at a time: [`copies`](super::copies) says why. From the first piece
+//! on that is not, or when too many copies are out, a body walks its segment in windows. Each window is mapped and
+//! its pages brought in on the blocking pool, one window ahead of the sender, so that neither a cold page nor a
+//! slow disk ever holds a runtime thread.
 //!
-//! Invariants: at most two windows of a body are mapped at a time, whatever the file's size; the
-//! lease lives as long as any byte handed out; the bytes of a mapping are never touched by this
-//! process, only by the kernel's copy to the socket, so a disk error ends as `EFAULT` from the
+//! Invariants: of a body at most one piece is copied, or two windows are mapped, at a time, whatever the file's
+//! size; the lease lives as long as the body and any byte that is mapped; the bytes of a mapping are never touched by
+//! this process, only by the kernel's copy to the socket, so a disk error ends as `EFAULT` from the
 //! write, not as a signal. What goes by HTTP/2 is therefore read and not mapped. Knows nothing else of HTTP.
 
 use std::{
     collections::VecDeque,
+    fs::File,
     io,
     ops::Range,
     os::unix::fs::FileExt,
@@ -25,15 +27,16 @@ use hyper::body::{Body, Frame, SizeHint};
 use memmap2::Mmap;
 use tokio::task::JoinHandle;
 
+use super::copies::{COPIES, COPY_BYTES, Copies};
 use crate::{expose::http2, metrics, page_cache, store::OpenedFile};
 
 /// Mapped at once. 4 MiB is two huge pages: setting up and tearing down is lost in the copying.
 const WINDOW_BYTES: u64 = 4 << 20;
 /// The first window is small, so that the first byte leaves early.
 const FIRST_WINDOW_BYTES: u64 = 512 << 10;
-/// Handed to the connection at a time; hyper gathers some of these into one `writev`.
-const PIECE_BYTES: usize = 256 << 10;
-/// Up to here bytes are copied rather than mapped.
+/// Handed to the connection at a time, which is one `writev`: the client is woken so often.
+const PIECE_BYTES: usize = 1 << 20;
+/// Up to here bytes are copied however many copies are out, and never mapped.
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// One stretch of a body.
@@ -62,6 +65,7 @@ pub struct FileBody {
     ready: Bytes,
     coming: Option<JoinHandle<io::Result<Bytes>>>,
     window_bytes: u64,
+    copies: &'static Copies,
     door: metrics::Door,
 }
 
@@ -77,6 +81,7 @@ impl FileBody {
             ready: Bytes::new(),
             coming: None,
             window_bytes: FIRST_WINDOW_BYTES,
+            copies: &COPIES,
             door: metrics::Door::Http,
         }
     }
@@ -91,35 +96,48 @@ impl FileBody {
         self.unsent_bytes
     }
 
-    /// Takes the next window off the segments: at once where that cannot block, else on the pool.
+    /// Takes the next piece or window off the segments: at once where that cannot block, else on the pool.
     fn fetch_next(&mut self) {
-        match self.segments.front_mut() {
+        let range = match self.segments.front_mut() {
             Some(Segment::Literal(bytes)) if self.ready.is_empty() => {
                 self.ready = std::mem::take(bytes);
                 self.segments.pop_front();
+                return;
             }
             // A literal waits until nothing is ready, so that segments keep their order.
-            None | Some(Segment::Literal(_)) => {}
-            Some(Segment::File(range)) => {
-                // Frames are put together in this process, which must not touch a mapping.
-                let window_bytes = if http2::is_sending() { SMALL_BYTES } else { self.window_bytes };
-                let window = range.start..range.end.min(range.start + window_bytes);
-                self.window_bytes = WINDOW_BYTES;
-                range.start = window.end;
-                if range.is_empty() {
-                    self.segments.pop_front();
-                }
-                if self.ready.is_empty()
-                    && window.end - window.start <= SMALL_BYTES
-                    && let Some(bytes) = page_cache::read_if_resident(&self.file.file, &window)
-                {
-                    self.ready = Bytes::from(bytes);
-                    return;
-                }
-                let file = self.file.clone();
-                self.coming = Some(tokio::task::spawn_blocking(move || bring_in(&file, window)));
+            None | Some(Segment::Literal(_)) => return,
+            Some(Segment::File(range)) => range,
+        };
+        // Frames are put together in this process, which must not touch a mapping.
+        let is_framed = http2::is_sending();
+        let ahead = |most: u64| range.start..range.end.min(range.start + most);
+        let piece = ahead(if is_framed { SMALL_BYTES } else { COPY_BYTES });
+        let copied = if self.ready.is_empty() { copy(&self.file.file, &piece, self.copies) } else { None };
+        let taken = match copied {
+            Some(bytes) => {
+                self.ready = bytes;
+                piece
             }
+            None => {
+                let window = ahead(if is_framed { SMALL_BYTES } else { self.window_bytes });
+                self.window_bytes = WINDOW_BYTES;
+                let (file, wanted) = (self.file.clone(), window.clone());
+                self.coming = Some(tokio::task::spawn_blocking(move || bring_in(&file, wanted)));
+                window
+            }
+        };
+        range.start = taken.end;
+        if range.is_empty() {
+            self.segments.pop_front();
         }
+    }
+}
+
+/// Bytes of `range` in memory of our own, if that cannot block.
+fn copy(file: &File, range: &Range<u64>, copies: &'static Copies) -> Option<Bytes> {
+    match range.end - range.start {
+        0..=SMALL_BYTES => page_cache::read_if_resident(file, range).map(Bytes::from),
+        _ => copies.read(file, range),
     }
 }
 
@@ -210,6 +228,12 @@ mod tests {
         }
     }
 
+    /// All of it is mapped, as what is not in the page cache.
+    fn mapped(body: FileBody) -> FileBody {
+        static NONE: Copies = Copies::new(0);
+        FileBody { copies: &NONE, ..body }
+    }
+
     async fn collect(mut body: FileBody) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -235,17 +259,44 @@ mod tests {
             0..1,
             0..SMALL_BYTES,
             0..SMALL_BYTES + 1,
+            1..COPY_BYTES + 1,
+            1..COPY_BYTES + 2,
             1..FIRST_WINDOW_BYTES,
             1..FIRST_WINDOW_BYTES + 2,
             4095..4095 + FIRST_WINDOW_BYTES + WINDOW_BYTES,
             whole - 1..whole,
             0..whole,
         ] {
-            let body = FileBody::new(file.clone(), [Segment::File(range.clone())]);
-            assert_eq!(body.unsent_bytes(), range.end - range.start);
-            let got = collect(body).await.unwrap();
-            assert!(got == content[range.start as usize..range.end as usize], "{range:?}");
+            let body = || FileBody::new(file.clone(), [Segment::File(range.clone())]);
+            for body in [body(), mapped(body())] {
+                assert_eq!(body.unsent_bytes(), range.end - range.start);
+                let got = collect(body).await.unwrap();
+                assert!(got == content[range.start as usize..range.end as usize], "{range:?}");
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_memory_is_copied_by_large_pieces_and_mapped_when_too_many_are_out() {
+        let content = content(COPY_BYTES + SMALL_BYTES + 1);
+        let file = opened(&content);
+        static ONE: Copies = Copies::new(1);
+        let body = || {
+            let body = FileBody::new(file.clone(), [Segment::File(0..file.bytes)]);
+            Box::pin(FileBody { copies: &ONE, ..body })
+        };
+        async fn next(body: &mut Pin<Box<FileBody>>) -> Bytes {
+            let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+            frame.unwrap().unwrap().into_data().expect("only data frames")
+        }
+        let (mut first, mut second) = (body(), body());
+        let held = next(&mut first).await;
+        assert_eq!(held.len() as u64, COPY_BYTES);
+        assert!(second.coming.is_none());
+        let crowded = next(&mut second).await;
+        assert_eq!(crowded.len(), content.len(), "a window");
+        drop(held);
+        assert_eq!(next(&mut first).await.len() as u64, SMALL_BYTES + 1);
     }
 
     #[tokio::test]
@@ -268,20 +319,24 @@ mod tests {
     async fn literals_and_parts_keep_their_order() {
         let content = content(3 << 20);
         let literal = |text: &'static str| Segment::Literal(Bytes::from_static(text.as_bytes()));
-        let body = FileBody::new(
-            opened(&content),
-            [
-                literal("one "),
-                Segment::File(5..10),
-                literal(" two "),
-                Segment::File(0..3 << 20),
-                literal(""),
-                literal(" end"),
-            ],
-        );
+        let body = || {
+            FileBody::new(
+                opened(&content),
+                [
+                    literal("one "),
+                    Segment::File(5..10),
+                    literal(" two "),
+                    Segment::File(0..3 << 20),
+                    literal(""),
+                    literal(" end"),
+                ],
+            )
+        };
         let expected = [b"one ", &content[5..10], b" two ", &content, b" end"].concat();
-        assert_eq!(body.unsent_bytes(), expected.len() as u64);
-        assert!(collect(body).await.unwrap() == expected);
+        for body in [body(), mapped(body())] {
+            assert_eq!(body.unsent_bytes(), expected.len() as u64);
+            assert!(collect(body).await.unwrap() == expected);
+        }
     }
 
     #[tokio::test]
@@ -289,8 +344,9 @@ mod tests {
         for bytes in [SMALL_BYTES, 6 << 20] {
             let file = opened(&content(bytes));
             file.file.set_len(1000).unwrap();
-            let body = FileBody::new(file, [Segment::File(0..bytes)]);
-            assert!(collect(body).await.is_err(), "{bytes}");
+            let body = || FileBody::new(file.clone(), [Segment::File(0..bytes)]);
+            assert!(collect(body()).await.is_err(), "{bytes}");
+            assert!(collect(mapped(body())).await.is_err(), "{bytes} mapped");
         }
     }
 
@@ -298,7 +354,7 @@ mod tests {
     async fn the_lease_lives_until_the_last_byte_is_dropped() {
         let lease: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
         let file = OpenedFile { lease: Arc::clone(&lease), ..opened(&content(1 << 20)) };
-        let mut body = FileBody::new(file, [Segment::File(0..1 << 20)]);
+        let mut body = mapped(FileBody::new(file, [Segment::File(0..1 << 20)]));
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
         let piece = frame.into_data().unwrap();
         drop(body);

@@ -10,6 +10,7 @@
 mod artifacts;
 pub mod body;
 mod cluster;
+mod copies;
 pub mod extract;
 pub mod files;
 mod fs;
