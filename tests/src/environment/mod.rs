@@ -21,6 +21,7 @@ mod server;
 mod spark;
 mod torch;
 mod trino;
+mod vast;
 
 use std::path::PathBuf;
 
@@ -41,6 +42,7 @@ pub use s3::{Moto, S3_KEY, S3_SECRET, Weed};
 pub use spark::{HADOOP_AWS_VERSION, spark_reads};
 pub use torch::{debian_torch, s3_torch};
 pub use trino::{TRINO_VERSION, Trino, TrinoBuckets};
+pub use vast::VastBucket;
 
 /// What went wrong with the environment, in a sentence that says what is missing.
 pub type Result<T, E = String> = std::result::Result<T, E>;
