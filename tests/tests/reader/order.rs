@@ -3,17 +3,25 @@
 use std::{collections::BTreeSet, fs};
 
 use emberline_agent::api::{Phase, PullRequest};
-use emberline_tests::environment::{FaultProxy, Moto};
+use emberline_tests::{
+    environment::{FaultProxy, Moto},
+    relay::Relay,
+};
 
 use super::*;
 
 /// Shards of one chunk each, read from the last to the first.
 const SHARDS: usize = 24;
+const SHARD_BYTES: usize = 1 << 20;
+/// What the origin's link carries a second: the model takes three.
+const LINK_BYTES: u64 = 8 << 20;
 
-/// Which shards a cold pull asked its origin for, in order.
-async fn cold_pull(moto: &Moto, records: bool) -> Vec<usize> {
+/// Which shards a cold pull asked its origin for, in order, and when, after its first request.
+async fn cold_pull(moto: &Moto, records: bool) -> Vec<(usize, Duration)> {
     let data = tempfile::tempdir().unwrap();
-    let proxy = FaultProxy::start(&moto.url()).unwrap();
+    let upstream = moto.url().trim_start_matches("http://").parse().unwrap();
+    let link = Relay::start(upstream, Some(LINK_BYTES)).await.unwrap();
+    let proxy = FaultProxy::start(&link.url()).unwrap();
     let secrets = tempfile::tempdir().unwrap();
     let mut settings = config(data.path(), s3::s3(&proxy.url(), secrets.path()));
     // So few requests at once that order can be seen.
@@ -53,35 +61,40 @@ async fn cold_pull(moto: &Moto, records: bool) -> Vec<usize> {
     asked
 }
 
-fn shards_asked(proxy: &FaultProxy, from: usize) -> Vec<usize> {
+fn shards_asked(proxy: &FaultProxy, from: usize) -> Vec<(usize, Duration)> {
     let shard = |line: &str| line.split("shard-").nth(1)?.get(..2)?.parse().ok();
-    let mut seen = BTreeSet::new();
+    let mut known = BTreeSet::new();
     let lines = proxy.seen();
+    let began = lines[from].at;
     lines[from..]
         .iter()
         .filter(|seen| seen.line.starts_with("GET"))
-        .filter_map(|seen| shard(&seen.line))
-        .filter(|shard| seen.insert(*shard))
+        .filter_map(|seen| Some((shard(&seen.line)?, seen.at - began)))
+        .filter(|(shard, _)| known.insert(*shard))
         .collect()
 }
 
-/// How many shards are asked for before the three that are read first have been.
-fn until_first_tensors(asked: &[usize]) -> usize {
-    let wanted = [23, 22, 21];
-    wanted.iter().map(|shard| asked.iter().position(|at| at == shard).unwrap() + 1).max().unwrap()
+/// How many shards are asked for until the three that are read first have been, and how long that takes.
+fn until_first_tensors(asked: &[(usize, Duration)]) -> (usize, Duration) {
+    let at = [23, 22, 21].map(|wanted| asked.iter().position(|(shard, _)| *shard == wanted).unwrap());
+    let last = at.into_iter().max().unwrap();
+    (last + 1, asked[last].1)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_cold_start_reaches_the_first_tensors_after_fewer_chunks() {
+async fn a_second_cold_start_reaches_the_first_tensors_sooner_and_after_fewer_chunks() {
     let folder = tempfile::tempdir().unwrap();
     for shard in 0..SHARDS {
-        fs::write(folder.path().join(format!("shard-{shard:02}.bin")), content(1 << 20)).unwrap();
+        fs::write(folder.path().join(format!("shard-{shard:02}.bin")), content(SHARD_BYTES)).unwrap();
     }
     fs::write(folder.path().join("config.json"), "{}").unwrap();
     let moto = Moto::start().unwrap();
     moto.upload("bucket", folder.path(), "m/").unwrap();
     let first = until_first_tensors(&cold_pull(&moto, false).await);
     let second = until_first_tensors(&cold_pull(&moto, true).await);
-    println!("shards asked for until the first three tensors: {first}, with the recorded order {second}");
-    assert!(second * 2 <= first, "{second} of {first}");
+    println!(
+        "shards asked for until the first three tensors, and when: {first:?}, with the recorded order {second:?}"
+    );
+    assert!(second.0 * 2 <= first.0, "{second:?} of {first:?}");
+    assert!(second.1 * 2 <= first.1, "{second:?} of {first:?}");
 }
