@@ -39,7 +39,7 @@ impl HdfsCatalogue {
     }
 
     /// Takes the names of one directory, and says which are to be looked into.
-    async fn directory(&self, directory: &str, page: &mut Page<'_>) -> Result<Vec<String>> {
+    async fn directory(&self, directory: &str, page: &mut Page<'_, ListedName>) -> Result<Vec<String>> {
         let path = self.path(directory);
         let names = self.node.list(&path, false).await?;
         let below = format!("{}/", path.trim_end_matches('/'));
@@ -54,9 +54,11 @@ impl HdfsCatalogue {
             if !status.isdir {
                 let (size, version) = (status.length as u64, version_of(&status));
                 let modified = modified(&status);
-                page.take(ListedName::File(Listed { key, size, version, digest: None, modified }));
+                let listed = Listed { key: key.clone(), size, version, digest: None, modified };
+                page.take(key, ListedName::File(listed));
             } else if page.is_delimited() {
-                page.take(ListedName::Prefix(format!("{key}/")));
+                let prefix = format!("{key}/");
+                page.take(prefix.clone(), ListedName::Prefix(prefix));
             } else if page.may_hold(&format!("{key}/")) {
                 deeper.push(key);
             }

@@ -39,9 +39,9 @@ fn snapshot() -> Snapshot {
 }
 
 /// Every name with that prefix by pages of `limit`, from a directory and from a snapshot alike.
-async fn both(prefix: &str, delimited: bool, limit: usize) -> Vec<String> {
+async fn both(prefix: &str, delimited: bool, limit: usize, ahead: usize) -> Vec<String> {
     let (dir, snapshot) = (folder(), snapshot());
-    let catalogue = directory(dir.path());
+    let catalogue = directory(dir.path()).with_ahead(ahead);
     let (mut all, mut start_after) = (Vec::new(), None);
     loop {
         let request = PageRequest { prefix: prefix.to_owned(), delimited, start_after, limit };
@@ -60,14 +60,43 @@ async fn both(prefix: &str, delimited: bool, limit: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn pages_of_any_size_give_every_name_once_in_the_order_of_their_bytes() {
-    for limit in [1, 2, 3, 100] {
-        assert_eq!(both("", true, limit).await, ["a-b", "a/", "a0", "b/", "z"]);
-        assert_eq!(both("", false, limit).await, ["a-b", "a/x", "a/y/z", "a0", "b/c/d", "z"]);
-        assert_eq!(both("a/", true, limit).await, ["a/x", "a/y/"]);
-        assert_eq!(both("a", true, limit).await, ["a-b", "a/", "a0"]);
-        assert_eq!(both("a/y", false, limit).await, ["a/y/z"]);
-        assert_eq!(both("nothing/", true, limit).await, [] as [&str; 0]);
+    for (limit, ahead) in [1, 2, 3, 100].into_iter().flat_map(|limit| [0, 1, 100].map(|ahead| (limit, ahead)))
+    {
+        let both = async |prefix: &str, delimited| both(prefix, delimited, limit, ahead).await;
+        assert_eq!(both("", true).await, ["a-b", "a/", "a0", "b/", "z"]);
+        assert_eq!(both("", false).await, ["a-b", "a/x", "a/y/z", "a0", "b/c/d", "z"]);
+        assert_eq!(both("a/", true).await, ["a/x", "a/y/"]);
+        assert_eq!(both("a", true).await, ["a-b", "a/", "a0"]);
+        assert_eq!(both("a/y", false).await, ["a/y/z"]);
+        assert_eq!(both("nothing/", true).await, [] as [&str; 0]);
     }
+}
+
+#[tokio::test]
+async fn one_reading_of_a_directory_gives_the_pages_that_follow_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let add = |names: std::ops::Range<u32>| {
+        names.for_each(|n| drop(fs::File::create(dir.path().join(format!("part-{n:02}"))).unwrap()));
+    };
+    add(0..9);
+    let catalogue = directory(dir.path()).with_ahead(4);
+    let page = async |start_after: Option<&str>| {
+        let start_after = start_after.map(str::to_owned);
+        let request = PageRequest { prefix: "part".to_owned(), delimited: true, start_after, limit: 2 };
+        let page = catalogue.page(&request).await.unwrap();
+        (page.names.iter().map(|name| name.key()[5..].to_owned()).collect::<Vec<_>>(), page.more)
+    };
+    assert_eq!(page(None).await, (vec!["00".to_owned(), "01".to_owned()], true));
+    // What comes now is seen by the next reading; what went is not given out, however it was found.
+    fs::rename(dir.path().join("part-03"), dir.path().join("part-02a")).unwrap();
+    assert_eq!(page(Some("part-01")).await, (vec!["02".to_owned(), "04".to_owned()], true));
+    assert_eq!(page(None).await.0, ["00", "01"]);
+    assert_eq!(page(Some("part-01")).await.0, ["02", "02a"]);
+    // All that was found has gone: the page is not taken for the end.
+    (0..6).for_each(|n| drop(fs::remove_file(dir.path().join(format!("part-{n:02}")))));
+    fs::remove_file(dir.path().join("part-02a")).unwrap();
+    assert_eq!(page(Some("part-01")).await, (vec!["06".to_owned(), "07".to_owned()], true));
+    assert_eq!(page(Some("part-07")).await, (vec!["08".to_owned()], false));
 }
 
 #[tokio::test]
