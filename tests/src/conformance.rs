@@ -85,8 +85,9 @@ pub fn inserted(readme: &str, table: &str) -> Result<String> {
 }
 
 /// Clients that come with the operating system: their version is the machine's, not one that the tests pin.
-const OF_THE_SYSTEM: [&str; 11] = [
+const OF_THE_SYSTEM: [&str; 12] = [
     "aria2c",
+    "chromium",
     "curl",
     "find",
     "fusermount3",

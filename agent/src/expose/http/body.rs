@@ -1,6 +1,6 @@
 //! File bodies: bytes of a sealed file from the page cache to the socket.
 //!
-//! What is in the page cache is copied, a piece at a time: [`copies`](super::copies) says why. From the first piece
+//! What is in the page cache is copied, a piece at a time: `copies` says why. From the first piece
 //! on that is not, or when too many copies are out, a body walks its segment in windows. Each window is mapped and
 //! its pages brought in on the blocking pool, one window ahead of the sender, so that neither a cold page nor a
 //! slow disk ever holds a runtime thread.
