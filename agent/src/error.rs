@@ -117,6 +117,15 @@ const OWN_FILES: [&str; 6] = [
     "certificate authorities ",
 ];
 
+/// What messages say of trouble that does not pass by itself.
+const NOBODY_BRINGS: &str = "no pull of it is under way";
+const DRAINED: &str = "was drained";
+
+/// Whether nothing comes of trying the same again, although what is missing may be here some day.
+pub fn waits_in_vain(message: &str) -> bool {
+    [NOBODY_BRINGS, DRAINED].iter().any(|words| message.contains(words))
+}
+
 /// What a person can do about an error, from its kind and what its message is about. `None` where
 /// the message already says all there is.
 pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
@@ -186,10 +195,10 @@ pub fn advice(kind: ErrorKind, message: &str) -> Option<&'static str> {
             Some("make room with `preload rm` or `preload unpin`, or raise `store.quota_bytes`")
         }
         ErrorKind::Timeout => Some("nothing came in time; try again, or allow more time"),
-        ErrorKind::Unavailable { .. } if about(&["no pull of it is under way"]) => {
+        ErrorKind::Unavailable { .. } if about(&[NOBODY_BRINGS]) => {
             Some("`preload pull` brings what is missing; nothing else does")
         }
-        ErrorKind::Unavailable { .. } if about(&["was drained"]) => {
+        ErrorKind::Unavailable { .. } if about(&[DRAINED]) => {
             Some("ask another node (`preload members` lists them), or start this one again")
         }
         ErrorKind::Unavailable { .. } if about(&["Connection refused", "connection refused"]) => {

@@ -69,8 +69,7 @@ impl IntoResponse for Failure {
         let busy = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&self.status);
         let seconds = match self.problem.retry_after_seconds {
             Some(seconds) => Some(seconds),
-            // Who is told what to do is not told to wait.
-            None if busy && self.problem.advice.is_none() => Some(RETRY_AFTER.as_secs_f64()),
+            None if busy && !error::waits_in_vain(&self.problem.message) => Some(RETRY_AFTER.as_secs_f64()),
             None => None,
         };
         if let Some(seconds) = seconds {
