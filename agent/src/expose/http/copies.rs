@@ -1,7 +1,6 @@
 //! Copies of bytes that are in the page cache, and how many may be out.
 //!
-//! Copying a piece costs less than mapping it and taking the mapping away again: 0.18 CPU-seconds a GiB against 0.32
-//! where this was measured. But it is memory of this process: a peer that takes nothing keeps one, and there may be
+//! Copying a piece costs less than mapping it and taking the mapping away again. But it is memory of this process: a peer that takes nothing keeps one, and there may be
 //! many such peers. Knows nothing of bodies.
 
 use std::{

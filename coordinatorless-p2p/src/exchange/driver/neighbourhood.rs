@@ -22,8 +22,9 @@ use crate::{
     wire::{self, Word},
 };
 
-/// Before a neighbour is spoken to again, to whom that has just failed.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Before a neighbour is spoken to again that has just stopped listening: a greeting says all that is here, and
+/// whoever does not want to hear it would have it again and again.
+const PAUSE: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Speaks to a participant, instead of what was said to it so far.
