@@ -63,6 +63,11 @@ impl Claims {
         self.0.push(Claim { by, since: now, progress: now });
     }
 
+    /// How many read it.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn remove(&mut self, by: NodeId) {
         self.0.retain(|claim| claim.by != by);
     }

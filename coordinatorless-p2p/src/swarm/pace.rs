@@ -74,14 +74,17 @@ impl OriginPace {
         }
     }
 
-    /// How many streams may be open now, while as many take part; so many of this node's own are busy.
-    pub(super) fn streams(&mut self, now: Now, participants: usize, busy: usize) -> usize {
+    /// How many streams may be open now, while as many take part, of whom the `others` have so many open; so
+    /// many of this node's own are busy.
+    pub(super) fn streams(&mut self, now: Now, participants: usize, others: usize, busy: usize) -> usize {
         if self.is_alone {
             // What company brings was not there before, and what many streams bring is not known.
             (self.is_alone, self.falls) = (false, true);
             self.judge_afresh(now);
         }
-        self.level = self.level.min((STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY));
+        let share = (STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY);
+        // What others leave may be used until they want it.
+        self.level = self.level.min(STREAMS_MAX.saturating_sub(others).max(share));
         if busy > self.level {
             // What fewer bring is seen when the others have ended.
             self.measure_afresh(now);
@@ -240,10 +243,14 @@ mod tests {
     fn streams_grow_while_they_bring_more_and_no_longer() {
         let mut pace = OriginPace::new(Duration::ZERO);
         feed(&mut pace, 0, 1001, 20_000);
-        let first = pace.streams(Duration::from_secs(1), 8, 0);
+        let first = pace.streams(Duration::from_secs(1), 8, 0, 0);
         assert!(first >= 2, "no second stream was tried: {first}");
         feed(&mut pace, 1001, 5900, 20_000);
-        assert_eq!(pace.streams(Duration::from_secs(6), 8, 0), 1, "a stream that brought nothing was kept");
+        assert_eq!(
+            pace.streams(Duration::from_secs(6), 8, 0, 0),
+            1,
+            "a stream that brought nothing was kept"
+        );
     }
 
     /// An origin that gives so much to each stream, and no more in all than `most`, in bytes a millisecond;
@@ -254,7 +261,7 @@ mod tests {
             let now = Duration::from_millis(ms);
             let may_be_open = match others {
                 0 => pace.streams_alone(now),
-                _ => pace.streams(now, 1 + others as usize, open),
+                _ => pace.streams(now, 1 + others as usize, others as usize, open),
             };
             // Streams end when their spans do.
             if may_be_open > open || ms % 4_000 == 0 {
@@ -269,7 +276,7 @@ mod tests {
     fn who_gets_company_keeps_the_streams_that_bring_more_and_no_others() {
         let mut pace = OriginPace::new(Duration::ZERO);
         assert_eq!(after(&mut pace, 0, 10_000, 2_000, u32::MAX, 0), 16, "each brings as much");
-        assert_eq!(after(&mut pace, 10_000, 24_000, 2_000, u32::MAX, 1), 8, "half of all that may be");
+        assert_eq!(after(&mut pace, 10_000, 24_000, 2_000, u32::MAX, 1), 15, "all that the other one leaves");
         let mut pace = OriginPace::new(Duration::ZERO);
         assert_eq!(after(&mut pace, 0, 4_900, 20_000, 20_000, 0), 8, "no more than one brings");
         assert_eq!(after(&mut pace, 5_000, 19_900, 20_000, 20_000, 1), 1, "one brings all");

@@ -154,6 +154,7 @@ impl Swarm {
             return;
         }
         let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();
+        let others = self.spans.iter().map(|s| s.claims.count()).sum();
         while self.reads_origin {
             let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
@@ -163,8 +164,11 @@ impl Swarm {
             let ending = |m: &Mine| m.left.len() as u32 <= nearly;
             let busy = self.spans.iter().filter(|s| s.mine.as_ref().is_some_and(|m| !ending(m))).count();
             let open = self.spans.iter().filter(|s| s.mine.is_some()).count();
-            let streams =
-                if alone { self.pace.streams_alone(now) } else { self.pace.streams(now, participants, busy) };
+            let streams = if alone {
+                self.pace.streams_alone(now)
+            } else {
+                self.pace.streams(now, participants, others, busy)
+            };
             if busy >= streams || open > streams || open >= self.allowed.streams {
                 return;
             }

@@ -80,6 +80,8 @@ struct World {
     flows: Vec<Flow>,
     mail: Vec<(usize, usize, Input)>,
     origin_up: f64,
+    /// What each stream of the origin gets at most.
+    origin_each: f64,
     origin_dead: bool,
     /// Nodes that get nothing from the origin while peers send to them: their queues let it through last.
     starved: Vec<usize>,
@@ -95,6 +97,7 @@ impl World {
             flows: Vec::new(),
             mail: Vec::new(),
             origin_up,
+            origin_each: f64::INFINITY,
             origin_dead: false,
             starved: Vec::new(),
             now: Duration::ZERO,
@@ -282,10 +285,14 @@ impl World {
             From::Peer(p) => 1 + p,
         };
         let n = self.nodes.len();
-        let ends: Vec<[usize; 2]> = self.flows.iter().map(|f| [source(f.from), 1 + n + f.to]).collect();
+        // The last of its ends is the flow itself.
+        let ends_of = |(i, f): (usize, &Flow)| [source(f.from), 1 + n + f.to, 1 + 2 * n + i];
+        let ends: Vec<[usize; 3]> = self.flows.iter().enumerate().map(ends_of).collect();
+        let most = |f: &Flow| if source(f.from) == 0 { self.origin_each } else { f64::INFINITY };
         let mut room: Vec<f64> = std::iter::once(self.origin_up)
             .chain(self.nodes.iter().map(|n| n.up))
             .chain(self.nodes.iter().map(|n| n.down))
+            .chain(self.flows.iter().map(most))
             .collect();
         let is_fed = |n| self.flows.iter().any(|f| f.to == n && source(f.from) > 0);
         let starves = |f: &Flow| source(f.from) == 0 && self.starved.contains(&f.to) && is_fed(f.to);
@@ -454,6 +461,56 @@ fn an_origin_that_is_slow_to_all_is_read_once_although_some_have_nothing_to_read
     let first = Duration::from_secs(4);
     assert!(first > SwarmConfig::default().takeover_min);
     assert!(world.origin_ratio() <= 1.02, "origin {:.3}", world.origin_ratio());
+}
+
+/// Object stores hold each connection to a rate of its own.
+#[test]
+fn an_origin_that_holds_each_stream_to_a_rate_is_read_by_many_whoever_joins() {
+    let world = || {
+        let mut world = World::new(spec(512, 4), 8.0 * LINK);
+        world.origin_each = LINK / 16.0;
+        world
+    };
+    let mut alone = world();
+    alone.start(LINK, cold(512));
+    alone.run(Duration::from_secs(300));
+    let mut herd = world();
+    herd.herd(2, LINK);
+    herd.run(Duration::from_secs(300));
+    let mut joined = world();
+    joined.start(LINK, cold(512));
+    while joined.now < Duration::from_secs(8) {
+        joined.step();
+    }
+    joined.start(LINK, cold(512));
+    joined.run(Duration::from_secs(300));
+    let first = joined.nodes[0].done_at.unwrap().as_secs_f64();
+    println!("alone {:.1} s, two at once {:.1} s, joined {first:.1} s", alone.makespan(), herd.makespan());
+    // What it takes to find out how many streams bring more, however large the artifact.
+    let most = alone.makespan() + 3.0;
+    assert!(herd.makespan() <= most && first <= most);
+}
+
+#[test]
+fn a_reader_that_repeats_what_it_has_makes_no_progress() {
+    let mut swarm = lone(cold(8), false);
+    drain(&mut swarm);
+    swarm.handle(STEP, Input::Members(members(&[id(0), id(1)])));
+    swarm.handle(STEP, Input::Met(vec![id(1)]));
+    let (held, peer) = (cold(8), id(1));
+    swarm.handle(STEP, Input::Joined { peer, same_zone: true, held, wanted: None, reads_origin: true });
+    for span in 0..2 {
+        swarm.handle(STEP, Input::Claimed { peer, span });
+    }
+    let items = vec![(0, hash_of(0)), (4, hash_of(4))];
+    let mut now = STEP;
+    while now < Duration::from_secs(60) {
+        swarm.handle(now, Input::Have { peer, items: items.clone() });
+        swarm.handle(now, Input::Tick);
+        now += Duration::from_millis(100);
+    }
+    let read = |o: &Output| matches!(o, Output::FetchSpan { .. });
+    assert!(drain(&mut swarm).iter().any(read), "its spans are its own for as long as it talks");
 }
 
 #[test]
