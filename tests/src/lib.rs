@@ -6,6 +6,7 @@
 
 pub mod agent_process;
 pub mod binaries;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod command;

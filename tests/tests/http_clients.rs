@@ -1,5 +1,5 @@
-//! The HTTP door as programs use it that nobody here wrote: curl by HTTP/1.1 and HTTP/2, wget, aria2c; while a
-//! file comes and when it is whole, interrupted and resumed.
+//! The HTTP door as programs use it that nobody here wrote: curl by HTTP/1.1 and HTTP/2, wget, aria2c, a browser;
+//! while a file comes and when it is whole, interrupted and resumed.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use emberline_tests::{cluster::Cluster, conformance, environment::system_program, site::Site};
+use emberline_tests::{
+    browser::Browser, cluster::Cluster, conformance, environment::system_program, site::Site,
+};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 const DOOR: &str = "HTTP";
@@ -274,6 +277,41 @@ async fn forty_ranges_on_one_connection_of_http2_make_the_file() {
         assert!(parts.concat() == served.original);
         served.sealed().await;
     }
+}
+
+/// Asks for a file as often as it is told to, each time for another range, and says what came.
+const ASK_FOR_RANGES: &str = r#"
+const [url, ranges, done] = arguments;
+const hex = (bytes) => Array.from(new Uint8Array(bytes), (b) => b.toString(16).padStart(2, "0")).join("");
+const ask = async (range) => {
+    const answer = await fetch(url, { cache: "no-store", headers: range ? { Range: range } : {} });
+    const body = await answer.arrayBuffer();
+    return [answer.status, answer.headers.get("content-range"), hex(await crypto.subtle.digest("SHA-256", body))];
+};
+Promise.all(ranges.map(ask)).then(done, (error) => done(String(error)));
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_a_browser_gets_the_ranges_that_it_asks_for() {
+    let served = Served::coming().await;
+    let door = served.url.split_once("/v1/").expect("a route").0;
+    let browser = Browser::at(&format!("{door}/v1/status")).await;
+    let (size, sha256) = (served.original.len(), |bytes: &[u8]| format!("{:x}", Sha256::digest(bytes)));
+    let parts = [(0, 999_999), (1_000_001, 3_000_000), (size - 1000, size - 1)];
+    let asked = ["bytes=0-999999", "bytes=1000001-3000000", "bytes=-1000"].map(Value::from);
+    let part = |&(from, to): &(usize, usize)| {
+        json!([206, format!("bytes {from}-{to}/{size}"), sha256(&served.original[from..=to])])
+    };
+    let all = json!([200, null, sha256(&served.original)]);
+    let expected: Vec<Value> = parts.iter().map(part).chain([all]).collect();
+    let ranges: Vec<Value> = asked.into_iter().chain([Value::Null]).collect();
+    assert!(!served.is_sealed().await, "the file is here before it was asked for");
+    for _ in 0..2 {
+        assert_eq!(browser.run(ASK_FOR_RANGES, json!([served.url, ranges])).await, json!(expected));
+        served.sealed().await;
+    }
+    let what = "fetch of ranges and of all, while it comes, and whole";
+    conformance::record(DOOR, "chromium", browser.version(), what);
 }
 
 /// The rules of entry hold by HTTP/2, too.

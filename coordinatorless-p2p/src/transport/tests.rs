@@ -106,6 +106,17 @@ async fn a_receiver_that_wants_no_more_stops_the_sender(two: Two) {
     assert_eq!(err.kind(), ErrorKind::Cancelled, "{err}");
 }
 
+async fn a_sender_with_nothing_to_say_hears_that_nobody_listens(two: Two) {
+    let ((mut send, _recv), incoming) = two.streams().await;
+    let soon = Duration::from_millis(50);
+    assert!(tokio::time::timeout(soon, send.stopped()).await.is_err(), "somebody listens");
+    drop(incoming.recv);
+    tokio::time::timeout(STALL, send.stopped()).await.expect("nobody listens any more");
+    let ((mut send, _recv), _incoming) = two.streams().await;
+    two.there.shun(two.here.id(), STALL);
+    tokio::time::timeout(STALL, send.stopped()).await.expect("the connection is gone");
+}
+
 async fn silence_is_a_time_out_at_both_ends(two: Two) {
     let ((mut send, mut recv), _incoming) = two.streams().await;
     let stall = Duration::from_millis(50);
@@ -234,6 +245,7 @@ on_every_network! {
     a_stream_that_ends_early_is_told_from_one_that_never_began
     a_sender_that_gives_up_is_not_taken_for_one_that_is_done
     a_receiver_that_wants_no_more_stops_the_sender
+    a_sender_with_nothing_to_say_hears_that_nobody_listens
     silence_is_a_time_out_at_both_ends
     many_streams_at_once_do_not_mix
     another_node_than_expected_is_denied

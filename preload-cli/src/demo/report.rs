@@ -145,10 +145,11 @@ pub(super) fn render(report: &Report, width: Option<u16>) -> String {
     );
     text += &match report.late_joiner_origin_bytes {
         0 => "It read nothing from the origin: its neighbours had everything.\n".to_owned(),
-        // The origin counts its answers, the list of files too; the table counts what of the model came.
+        // The origin counts its answers, the list of files and what was called off too; the table counts what of the
+        // model came.
         bytes if report.late_joiner.origin_bytes == 0 => {
             let bytes = units::bytes(bytes);
-            format!("It asked the origin what there is ({bytes}); its neighbours had everything.\n")
+            format!("The origin sent it {bytes} and no whole chunk: its neighbours had everything.\n")
         }
         bytes => format!("It read {} from the origin.\n", units::bytes(bytes)),
     };
@@ -260,7 +261,7 @@ together  1.50 s    512.0 MiB   512.0 MiB  every byte
         report.late_joiner_origin_bytes = 2253;
         let asked = render(&report, None);
         assert!(
-            asked.contains("It asked the origin what there is (2.2 KiB); its neighbours had"),
+            asked.contains("The origin sent it 2.2 KiB and no whole chunk: its neighbours had"),
             "\n{asked}"
         );
         report.late_joiner_origin_bytes = 1 << 20;

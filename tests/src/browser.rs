@@ -1,5 +1,6 @@
-//! The HTTP door as a browser uses it: a script of a page asks for ranges of a file, and for all of it. The browser
-//! is Chromium, told by WebDriver what to do.
+//! Chromium, told by WebDriver what to do: a page of a door, and scripts in it.
+//!
+//! Knows no door. Methods panic with what is wrong: they are a test's steps, not a service.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,30 +9,17 @@ use std::{
     time::Duration,
 };
 
-use emberline_tests::{cluster::Cluster, conformance, environment::system_program, site::Site};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-const DOOR: &str = "HTTP";
-const CLIENT: &str = "chromium";
+use crate::environment::system_program;
+
 /// Long for a machine that also compiles.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Asks for a file as often as it is told to, each time for another range, and says what came.
-const ASK_FOR_RANGES: &str = r#"
-const [url, ranges, done] = arguments;
-const hex = (bytes) => Array.from(new Uint8Array(bytes), (b) => b.toString(16).padStart(2, "0")).join("");
-const ask = async (range) => {
-    const answer = await fetch(url, { cache: "no-store", headers: range ? { Range: range } : {} });
-    const body = await answer.arrayBuffer();
-    return [answer.status, answer.headers.get("content-range"), hex(await crypto.subtle.digest("SHA-256", body))];
-};
-Promise.all(ranges.map(ask)).then(done, (error) => done(String(error)));
-"#;
-
 /// What a driver is, and all that it started: processes of a browser outlive its driver, but not the name space
 /// that both are in.
+#[derive(Debug)]
 struct Driver {
     process: Child,
     base: String,
@@ -74,7 +62,8 @@ impl Drop for Driver {
 }
 
 /// A browser without a window, and a page.
-struct Browser {
+#[derive(Debug)]
+pub struct Browser {
     driver: Driver,
     http: reqwest::Client,
     session: String,
@@ -83,7 +72,10 @@ struct Browser {
 
 impl Browser {
     /// Opens a page of a door: scripts of it may ask the door, those of other sites may not.
-    async fn at(page: &str) -> Self {
+    ///
+    /// # Panics
+    /// When there is no browser to be had, or it does not open the page.
+    pub async fn at(page: &str) -> Self {
         let driver = tokio::task::spawn_blocking(Driver::start).await.expect("no panic");
         let http = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
         let (session, version) = (String::new(), String::new());
@@ -115,42 +107,16 @@ impl Browser {
         said["value"].take()
     }
 
-    async fn run(&self, script: &str, arguments: Value) -> Value {
+    /// Its version, as it says itself.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Runs a script with these arguments and one more, a function that it calls with what came of it.
+    ///
+    /// # Panics
+    /// When the script does, or does not end.
+    pub async fn run(&self, script: &str, arguments: Value) -> Value {
         self.tell("/execute/async", json!({ "script": script, "args": arguments })).await
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_gets_the_ranges_that_it_asks_for_while_a_file_comes_and_when_it_is_whole() {
-    let site = Site::start(48, 6).await;
-    let cluster = Cluster::start(1).await.expect("an agent");
-    let largest = site.model().files.iter().max_by_key(|file| file.size).expect("files");
-    let original = std::fs::read(site.model().dir.join(&largest.path)).expect("readable");
-    let base = cluster.agents()[0].client().base();
-    let url = format!("{base}/v1/files/{}?reference={}", largest.path, site.reference());
-    let browser = Browser::at(&format!("{base}/v1/status")).await;
-    let size = original.len();
-    let parts = [(0, 999_999), (1_000_001, 3_000_000), (size - 1000, size - 1)];
-    let mut expected: Vec<Value> = parts
-        .iter()
-        .map(|&(from, to)| json!([206, format!("bytes {from}-{to}/{size}"), sha256(&original[from..=to])]))
-        .collect();
-    expected.push(json!([200, null, sha256(&original)]));
-    let mut ranges: Vec<Value> =
-        parts[..2].iter().map(|(from, to)| json!(format!("bytes={from}-{to}"))).collect();
-    ranges.extend([json!("bytes=-1000"), Value::Null]);
-    for _ in 0..2 {
-        let got = browser.run(ASK_FOR_RANGES, json!([url, ranges])).await;
-        assert_eq!(got, json!(expected));
-    }
-    conformance::record(
-        DOOR,
-        CLIENT,
-        &browser.version,
-        "fetch of ranges and of all, while it comes, and whole",
-    );
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    format!("{:x}", Sha256::digest(bytes))
 }
