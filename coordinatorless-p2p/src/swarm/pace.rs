@@ -38,6 +38,8 @@ const HOLD_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct OriginPace {
     level: usize,
+    /// How many there may be after a step to more.
+    most: usize,
     /// How many streams there were before the step that is being judged, and what they brought a second.
     before: Option<(usize, f64)>,
     /// Whether the next step is to fewer streams: alone there were many, whether or not they brought more.
@@ -60,6 +62,7 @@ impl OriginPace {
     pub(super) fn new(now: Now) -> Self {
         Self {
             level: 1,
+            most: STREAMS_MAX,
             before: None,
             falls: false,
             since: now,
@@ -82,9 +85,9 @@ impl OriginPace {
             (self.is_alone, self.falls) = (false, true);
             self.judge_afresh(now);
         }
-        let share = (STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY);
-        // What others leave may be used until they want it.
-        self.level = self.level.min(STREAMS_MAX.saturating_sub(others).max(share));
+        self.most = (STREAMS_MAX / participants.max(1)).max(STREAMS_MAX_IN_COMPANY);
+        // Who had more alone gives them up as others want them.
+        self.level = self.level.min(STREAMS_MAX.saturating_sub(others).max(self.most));
         if busy > self.level {
             // What fewer bring is seen when the others have ended.
             self.measure_afresh(now);
@@ -100,6 +103,7 @@ impl OriginPace {
             // What is read first would come later beside more streams, should they bring nothing.
             self.settle(now);
         }
+        self.most = STREAMS_MAX;
         self.level = self.level.max(STREAMS_ALONE);
         if now < self.hold_until { 0 } else { self.level }
     }
@@ -163,7 +167,8 @@ impl OriginPace {
             self.settle(now);
             return;
         }
-        let next = if self.falls { (self.level / 2).max(1) } else { (self.level * 2).min(STREAMS_MAX) };
+        let more = (self.level * 2).min(self.most).max(self.level);
+        let next = if self.falls { (self.level / 2).max(1) } else { more };
         if next == self.level {
             self.settle(now);
             return;
