@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::read_frame;
 use crate::{
     error::{Error, ErrorKind, Result},
-    transport::{Peer, SendStream, Transport},
+    transport::{Peer, Priority, SendStream, Transport},
     wire::{self, CallReply, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Opening},
 };
 
@@ -24,7 +24,7 @@ pub(crate) async fn call(
 ) -> Result<Bytes> {
     let exchange = async {
         let (mut send, mut recv) = transport.open(peer).await?;
-        send.set_priority(1);
+        send.set_priority(Priority::Questions);
         send.send(wire::frame(&Opening::Call { service })?, deadline).await?;
         send.send(wire::frame_of_bytes(body)?, deadline).await?;
         send.finish()?;
@@ -47,7 +47,7 @@ pub(crate) async fn answer(
     result: Result<Bytes>,
     stall: Duration,
 ) -> Result<()> {
-    send.set_priority(1);
+    send.set_priority(Priority::Questions);
     match result {
         Ok(body) => {
             send.send(wire::frame(&CallReply::Done)?, stall).await?;

@@ -18,7 +18,7 @@ use crate::{
     precedence::Rank,
     seam::ChunkStore,
     throttle::Throttle,
-    transport::{Peer, SendStream, Transport},
+    transport::{Peer, Priority, SendStream, Transport},
     wire::{self, ChunkReply, HEAD_BYTES_MAX, Opening},
 };
 
@@ -55,8 +55,7 @@ pub(crate) async fn request(
 ) -> Result<Answer> {
     let Question { swarm, index, len, urgent } = question;
     let (mut send, mut recv) = transport.open(peer).await?;
-    // Before the chunks that go the same way, or the peer's link idles for as long as those take.
-    send.set_priority(1);
+    send.set_priority(Priority::Questions);
     let opening =
         if urgent { Opening::UrgentChunk { swarm, index } } else { Opening::Chunk { swarm, index } };
     send.send(wire::frame(&opening)?, stall).await?;
@@ -80,8 +79,6 @@ pub(crate) async fn request(
 
 /// Chunks that readers wait for and that are served although as many as may be are being served already.
 const UPLOADS_FOR_READERS: usize = 32;
-/// Of their streams, among those of one connection: above bulk, level with calls.
-const PRIORITY_FOR_READERS: i32 = 1;
 
 /// Answers chunk requests, a bounded number at a time.
 pub(crate) struct ChunkServer {
@@ -121,7 +118,7 @@ impl ChunkServer {
         mut send: Box<dyn SendStream>,
     ) -> Result<()> {
         if urgent {
-            send.set_priority(PRIORITY_FOR_READERS);
+            send.set_priority(Priority::Readers);
         }
         let place = match self.places.try_acquire() {
             Err(_) if urgent => self.places_for_readers.try_acquire(),
@@ -204,7 +201,7 @@ mod tests {
         async fn stopped(&mut self) {
             std::future::pending().await
         }
-        fn set_priority(&mut self, _: i32) {}
+        fn set_priority(&mut self, _: Priority) {}
     }
 
     #[tokio::test(start_paused = true)]

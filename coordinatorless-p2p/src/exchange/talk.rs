@@ -12,7 +12,7 @@ use super::{
 use crate::{
     chunk::{ChunkHash, SwarmId},
     error::{Error, ErrorKind, Result},
-    transport::{Peer, RecvStream, Transport},
+    transport::{Peer, Priority, RecvStream, Transport},
     wire::{self, FRAME_BYTES_MAX, HAVE_ITEMS_MAX, Opening, Word},
 };
 
@@ -37,7 +37,7 @@ pub(crate) async fn speak(
     stall: Duration,
 ) -> Result<()> {
     let (mut send, _recv) = transport.open(peer).await?;
-    send.set_priority(2);
+    send.set_priority(Priority::Words);
     send.send(wire::frame(&Opening::Talk { swarm, version: wire::VERSION })?, stall).await?;
     for frame in first {
         send.send(frame, stall).await?;

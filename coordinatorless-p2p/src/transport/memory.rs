@@ -418,7 +418,7 @@ impl SendStream for MemorySend {
         }
     }
 
-    fn set_priority(&mut self, _priority: i32) {}
+    fn set_priority(&mut self, _: super::Priority) {}
 }
 
 struct MemoryRecv {

@@ -103,8 +103,22 @@ pub trait SendStream: Send {
     /// Waits until the peer takes no more: it said so, or the connection is gone. Cancel-safe.
     async fn stopped(&mut self);
 
-    /// Higher goes first among the streams of one connection; 0 if never called.
-    fn set_priority(&mut self, priority: i32);
+    /// Higher goes first among the streams of one connection, also before what has begun; of equal ones, the
+    /// one that called first. [`Priority::Bulk`] if never called.
+    fn set_priority(&mut self, priority: Priority);
+}
+
+/// What goes first where a link is narrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Chunks that nobody waits for.
+    Bulk,
+    /// Chunks that readers wait for.
+    Readers,
+    /// Questions and short answers: a link idles while they are on their way.
+    Questions,
+    /// Words about chunks: what is heard late is read twice.
+    Words,
 }
 
 /// The receiving half of a stream. Dropping it tells the peer to stop.

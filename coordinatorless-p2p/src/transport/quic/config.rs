@@ -106,9 +106,10 @@ impl QuicConfig {
             .datagram_receive_buffer_size(Some(256 << 10))
             .datagram_send_buffer_size(256 << 10)
             .mtu_discovery_config(Some(discovery))
-            // Of streams with one priority the one written first goes first, so that chunks complete
-            // one after the other and can be passed on, rather than all at the end.
-            .send_fairness(false)
+            // Without it a stream that has begun is sent to its end, whatever the priority of those that wait.
+            // No two of ours have the same, so that chunks still complete one after the other and can be passed
+            // on, rather than all at the end.
+            .send_fairness(true)
             // Until it is measured; the default, a third of a second, is for the open internet.
             .initial_rtt(Duration::from_millis(100))
             // Measured 11–26 % less CPU than BBR.

@@ -6,14 +6,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
 
-use crate::node::NodeId;
+use crate::{node::NodeId, transport::Priority};
 
 /// A connection whose handshake is done and whose peer is known.
 pub(super) struct Link {
@@ -24,6 +24,8 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     pub(super) born: Instant,
     streams: AtomicUsize,
+    /// How many streams have been given their turn to send.
+    turns: AtomicU32,
     /// When it was last of use, in milliseconds after `born`.
     last_use: AtomicU64,
     runtime: Handle,
@@ -50,6 +52,7 @@ impl Link {
             dialled,
             born: Instant::now(),
             streams: AtomicUsize::new(0),
+            turns: AtomicU32::new(0),
             last_use: AtomicU64::new(0),
             runtime,
         })
@@ -83,10 +86,26 @@ impl Link {
     }
 }
 
+/// So many streams of one priority have turns of their own; later ones come before those that are still there.
+const TURNS: i32 = 1 << 30;
+
 /// A stream's claim on its connection.
 pub(super) struct InUse(Arc<Link>);
 
 impl InUse {
+    /// What quinn is to call the priority of a stream that has `priority` among ours: of equal ones, whoever
+    /// asks first goes first.
+    pub(super) fn turn(&self, priority: Priority) -> i32 {
+        let turn = self.0.turns.fetch_add(1, Ordering::Relaxed) as i32 & (TURNS - 1);
+        let first = match priority {
+            Priority::Bulk => -2 * TURNS,
+            Priority::Readers => -TURNS,
+            Priority::Questions => 0,
+            Priority::Words => TURNS,
+        };
+        first + (TURNS - 1 - turn)
+    }
+
     /// Keeps the claim until `done`. Ends on its own when the connection does.
     pub(super) fn linger(self: &Arc<Self>, done: impl Future + Send + 'static) {
         let claim = Arc::clone(self);

@@ -18,7 +18,7 @@ use super::{errors, link::InUse};
 use crate::{
     buffer,
     error::{Error, ErrorKind, Result},
-    transport::{RecvStream, SendStream},
+    transport::{Priority, RecvStream, SendStream},
 };
 
 /// So much of a message must have come before room for all of it is set aside: a peer that announces much
@@ -33,7 +33,9 @@ pub(super) struct QuicSend {
 
 impl QuicSend {
     pub(super) fn new(stream: quinn::SendStream, link: Arc<InUse>) -> Self {
-        Self { stream, link, finished: false }
+        let mut stream = Self { stream, link, finished: false };
+        stream.set_priority(Priority::Bulk);
+        stream
     }
 }
 
@@ -68,9 +70,9 @@ impl SendStream for QuicSend {
         let _ = self.stream.stopped().await;
     }
 
-    fn set_priority(&mut self, priority: i32) {
+    fn set_priority(&mut self, priority: Priority) {
         // Fails only on a stream that is gone, which the next send will tell.
-        let _ = self.stream.set_priority(priority);
+        let _ = self.stream.set_priority(self.link.turn(priority));
     }
 }
 

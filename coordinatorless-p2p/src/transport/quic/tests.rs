@@ -1,9 +1,12 @@
 //! What only sockets and certificates can show.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::identity::{ClusterSecret, NodeKey};
+use crate::{
+    identity::{ClusterSecret, NodeKey},
+    transport::Priority,
+};
 
 const STALL: Duration = Duration::from_secs(10);
 
@@ -326,4 +329,75 @@ async fn a_certificate_renewed_in_the_middle_of_a_transfer_loses_nothing() {
     talk(&nodes[2], &nodes[1], peer(&nodes[1])).await;
     let id = nodes[1].id();
     assert_ne!(shown_by(&nodes[0], id), shown_by(&nodes[2], id), "the newcomer sees the new certificate");
+}
+
+/// A narrow path to `there`, 4 MB/s wide one way: who sends has to choose what goes first.
+async fn narrow_path_to(there: SocketAddr) -> SocketAddr {
+    const DATAGRAMS_A_TURN: u32 = 3;
+    let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let far = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    far.connect(there).await.unwrap();
+    let addr = near.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut out, mut back, mut here) = ([0; 9000], [0; 9000], None);
+        let mut turn = tokio::time::interval(Duration::from_millis(1));
+        let mut left = 0;
+        loop {
+            tokio::select! {
+                _ = turn.tick() => left = DATAGRAMS_A_TURN,
+                Ok((len, from)) = near.recv_from(&mut out), if left > 0 => {
+                    (left, here) = (left - 1, Some(from));
+                    let _ = far.send(&out[..len]).await;
+                }
+                Ok(len) = far.recv(&mut back) => {
+                    let Some(here) = here else { continue };
+                    let _ = near.send_to(&back[..len], here).await;
+                }
+            }
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn words_go_before_bulk_that_has_begun_and_bulk_goes_in_order() {
+    /// Two fit what may be queued, so that who sends them waits for nobody.
+    const BULK: usize = 8 << 20;
+    let secret = ClusterSecret::generate().unwrap();
+    // Datagrams of a few bytes more would be lost on the way, which holds nothing that this is about.
+    let usual = || QuicConfig { max_payload_bytes: 1200, ..QuicConfig::default() };
+    let (here, there) = (patient(&secret, usual()), patient(&secret, usual()));
+    let to = Peer { addr: narrow_path_to(there.local_addr()).await, id: Some(there.id()) };
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for (priority, len) in [(Priority::Bulk, BULK), (Priority::Bulk, BULK), (Priority::Words, 1)] {
+        let (mut send, recv) = here.open(to).await.unwrap();
+        send.set_priority(priority);
+        send.send(Bytes::from_static(b"!"), STALL).await.unwrap();
+        senders.push((send, recv));
+        let mut incoming = there.accept().await.unwrap();
+        incoming.recv.recv(1, STALL, &AtomicU64::new(0)).await.unwrap();
+        let came = Arc::new(AtomicU64::new(0));
+        let progress = Arc::clone(&came);
+        let whole = tokio::spawn(async move { incoming.recv.recv(len, STALL, &progress).await.map(drop) });
+        receivers.push((came, whole));
+    }
+    let [(first, first_whole), (second, second_whole), (_, word)] = &mut receivers[..] else {
+        panic!("three streams")
+    };
+    for (bulk, _) in &mut senders[..2] {
+        bulk.send(Bytes::from(vec![1; BULK]), STALL).await.unwrap();
+    }
+    while first.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    senders[2].0.send(Bytes::from_static(b"!"), STALL).await.unwrap();
+    word.await.unwrap().unwrap();
+    let came = first.load(Ordering::Relaxed);
+    println!("a word came when {came} bytes of the first stream had");
+    assert!(came < BULK as u64 / 2, "a word came when {came} bytes of what had begun before had");
+    first_whole.await.unwrap().unwrap();
+    let came = second.load(Ordering::Relaxed);
+    println!("the first came when {came} bytes of the second had");
+    assert!(came < BULK as u64 / 2, "{came} bytes of the second stream came before the end of the first");
+    second_whole.await.unwrap().unwrap();
 }
