@@ -241,6 +241,7 @@ impl Swarm {
         // By rank, or all who find a reader stuck or slow would take the same one.
         let mut stale: Option<(u64, u32)> = None;
         let mut slow: Option<(u64, u32)> = None;
+        let mut last: Option<(u64, u32)> = None;
         let mut slow_readers = BTreeSet::new();
         let mut backlog: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
         for (s, span) in self.spans.iter().enumerate() {
@@ -248,11 +249,14 @@ impl Swarm {
                 continue;
             }
             let s = s as u32;
-            let patience = if is_idle && span.orphans == 1 { self.last_chunk_after(stuck) } else { stuck };
-            if span.claims.stand(now, patience) {
+            if span.claims.stand(now, stuck) {
+                let rank = self.score(s, self.me);
                 if is_idle && let Some(reader) = self.slow_reader(now, s, stuck) {
                     slow_readers.insert(reader);
-                    slow = slow.max(self.overtaken_run(s).map(|_| (self.score(s, self.me), s)));
+                    slow = slow.max(self.overtaken_run(s).map(|_| (rank, s)));
+                }
+                if is_idle && span.orphans == 1 && !span.claims.stand(now, self.last_chunk_after(stuck)) {
+                    last = last.max(Some((rank, s)));
                 }
                 continue;
             }
@@ -280,8 +284,8 @@ impl Swarm {
         let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.1).collect();
         longest.sort_unstable();
         if longest.is_empty() {
-            let (_, span) = slow?;
-            return Some((span, self.overtaken_run(span)?));
+            let overtaken = slow.and_then(|(_, span)| Some((span, self.overtaken_run(span)?)));
+            return overtaken.or_else(|| last.and_then(|(_, span)| Some((span, self.orphan_run(span)?))));
         }
         let span = longest[self.rng.random_range(0..longest.len())];
         Some((span, self.orphan_run(span)?))
