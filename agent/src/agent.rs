@@ -36,6 +36,7 @@ use crate::{
     engine::Engine,
     error::{Error, ErrorKind, Result},
     host::AgentHost,
+    joining::Joining,
     manifest::Blueprint,
     metrics,
     namespace::Namespace,
@@ -119,13 +120,18 @@ impl Agent {
                 download: some_limit(config.cluster.max_download_bytes),
             };
             let cluster = Cluster::start(parts, ClusterConfig { limits, ..ClusterConfig::default() });
+            let joining = if config.cluster.seeds.is_empty() {
+                Joining::nobody()
+            } else {
+                Joining::begin(cluster.membership().watch())
+            };
             Pulls::new(Arc::new(Engine {
                 resolver: Resolver::new(origins.clone(), store.clone(), cluster.clone()),
                 store,
                 origins,
                 cluster,
                 prices: config.prices.clone(),
-                has_seeds: !config.cluster.seeds.is_empty(),
+                joining,
                 began: Instant::now(),
                 cancel: CancellationToken::new(),
                 drained: AtomicBool::new(false),

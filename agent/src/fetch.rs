@@ -72,7 +72,7 @@ pub(crate) async fn bring(
         }
     }
     let (mut restarts, mut outdated) = (0, None);
-    engine.join().await;
+    engine.joining.done().await;
     loop {
         report.phase(Phase::Resolving);
         let looking = Looking { outdated, now };

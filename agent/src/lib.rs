@@ -17,6 +17,7 @@ pub mod expose;
 pub mod fetch;
 pub mod flags;
 mod host;
+mod joining;
 mod known;
 pub mod layout;
 pub mod manifest;

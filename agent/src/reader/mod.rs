@@ -262,7 +262,7 @@ impl Reader {
             return Ok(self.remember(reference, twin));
         }
         let engine = &inner.pulls.engine;
-        engine.join().await;
+        engine.joining.done().await;
         let resolved = engine.resolver.resolve(reference, Looking { outdated, now: false }).await?;
         let (blueprint, stale) = (resolved.blueprint, resolved.stale);
         let resolved = Resolved { at: Instant::now(), reference: reference.clone(), blueprint, stale };

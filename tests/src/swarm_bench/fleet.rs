@@ -29,6 +29,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Who served less of the model than this was no source to speak of.
 const SOURCE_SHARE: f64 = 0.01;
 
+/// An agent that has just met others waits for quiet before it pulls. Those of a fleet are up long before a model
+/// is to come, and what is measured is how fast it does.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// Agents, one in each node.
 pub(super) struct Fleet {
     cluster: Cluster,
@@ -55,7 +59,9 @@ impl Fleet {
         }
         let alive: Vec<&AgentProcess> =
             self.cluster.agents().iter().filter(|agent| agent.stats().is_ok()).collect();
-        wait_members(&alive, alive.len()).await
+        wait_members(&alive, alive.len()).await?;
+        tokio::time::sleep(SETTLING).await;
+        Ok(())
     }
 
     /// How to ask the agent of a node.
