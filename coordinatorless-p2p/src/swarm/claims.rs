@@ -68,8 +68,14 @@ impl Claims {
         self.0.len()
     }
 
-    pub(super) fn remove(&mut self, by: NodeId) {
-        self.0.retain(|claim| claim.by != by);
+    fn remove(&mut self, by: NodeId) -> Option<Claim> {
+        let at = self.0.iter().position(|claim| claim.by == by)?;
+        Some(self.0.remove(at))
+    }
+
+    /// `by` is gone.
+    pub(super) fn forget(&mut self, by: NodeId) {
+        self.remove(by);
     }
 
     /// A neighbour announced a chunk; says how long that took, if it claimed the span.
@@ -109,9 +115,12 @@ impl Swarm {
         }
     }
 
-    pub(super) fn peer_unclaimed(&mut self, peer: NodeId, span: u32) {
-        if let Some(state) = self.spans.get_mut(span as usize) {
-            state.claims.remove(peer);
+    pub(super) fn peer_unclaimed(&mut self, now: Now, peer: NodeId, span: u32) {
+        let Some(state) = self.spans.get_mut(span as usize) else { return };
+        if let Some(gave_up) = state.claims.remove(peer)
+            && let Some(reader) = self.neighbours.get_mut(&peer)
+        {
+            reader.read_in_vain(now.saturating_sub(gave_up.progress));
         }
     }
 
@@ -160,6 +169,15 @@ impl Swarm {
         }
     }
 
+    /// How long neighbours take to read a chunk from the origin, in the middle; of two, the faster one's.
+    pub(super) fn usual_reading_pace(&self) -> Option<Duration> {
+        let mut paces: Vec<Duration> =
+            self.neighbours.values().map(super::Neighbour::usual_reading_pace).collect();
+        paces.retain(|pace| !pace.is_zero());
+        let middle = paces.len().checked_sub(1)? / 2;
+        Some(*paces.select_nth_unstable(middle).1)
+    }
+
     /// Of a span that others read, the one who reads it, if it is slow beside this node. Who has read nothing
     /// yet does not know whether it is the origin that is slow.
     pub(super) fn slow_reader(&self, now: Now, span: u32, stuck: Duration) -> Option<NodeId> {
@@ -176,11 +194,22 @@ impl Swarm {
         (pace * state.orphans > LATE && pace > self.pace.own_pace()?.mul_f64(LATE_TIMES)).then_some(reader)
     }
 
-    /// How long who has nothing else to read waits for the last chunk of a span that another one reads: it
-    /// costs little to read one chunk twice, and all may be waiting for it.
-    pub(super) fn last_chunk_after(&self, stuck: Duration) -> Duration {
-        let usual = self.pace.own_pace().map(|own| (own * 8).max(LATE));
-        usual.map_or(stuck, |usual| usual.min(stuck))
+    /// Whether who has nothing else to read should not wait any longer for the last chunk of a span that another
+    /// one reads: it costs little to read one chunk twice, and all may be waiting for it.
+    pub(super) fn is_last_chunk_late(&self, now: Now, span: u32, stuck: Duration) -> bool {
+        let claims = &self.spans[span as usize].claims;
+        let Some(own) = self.pace.own_pace() else { return false };
+        if !claims.stand(now, (own * 8).max(LATE).min(stuck)) {
+            return true;
+        }
+        // Who has always been slow is not waited for to see it once more.
+        let is_slow = |claim: &Claim| {
+            let left = |reader: &super::Neighbour| {
+                reader.usual_reading_pace().saturating_sub(now.saturating_sub(claim.progress))
+            };
+            self.neighbours.get(&claim.by).is_some_and(|reader| left(reader) > (own * 2).max(LATE))
+        };
+        claims.are_settled(now) && claims.0.iter().all(is_slow)
     }
 
     /// What to read of a span whose reader is slow: all that follows the chunk it is about.

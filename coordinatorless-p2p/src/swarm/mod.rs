@@ -300,7 +300,7 @@ impl Swarm {
             Input::LeaveNow => self.give_readings_up(),
             Input::Have { peer, items } => self.peer_has(now, peer, items),
             Input::Claimed { peer, span } => self.peer_claimed(now, peer, span),
-            Input::Unclaimed { peer, span } => self.peer_unclaimed(peer, span),
+            Input::Unclaimed { peer, span } => self.peer_unclaimed(now, peer, span),
             Input::OriginHold { until } => self.pace.hold(until),
             Input::Received { peer, index, round_trip } => self.received(now, peer, index, round_trip),
             Input::RequestFailed { peer, index, why } => self.request_failed(now, peer, index, why),

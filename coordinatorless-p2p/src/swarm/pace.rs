@@ -222,10 +222,17 @@ impl OriginPace {
 
     /// Without progress for this long, another reader of the origin counts as stuck. What an origin does to all
     /// is no reason to take over, nor that this node gets more of it than others do. `waiting`: how long this
-    /// node's own streams have waited for their next chunk, the one that waits longest.
-    pub(super) fn takeover_after(&self, min: Duration, max: Duration, waiting: Duration) -> Duration {
+    /// node's own streams have waited for their next chunk, the one that waits longest; `others`: how long
+    /// another reader takes for one usually.
+    pub(super) fn takeover_after(
+        &self,
+        min: Duration,
+        max: Duration,
+        waiting: Duration,
+        others: Option<Duration>,
+    ) -> Duration {
         let usual = match (self.own_pace(), self.interval) {
-            (Some(own), interval) => own.max(interval.unwrap_or_default()) * 8,
+            (Some(own), _) => own.max(others.unwrap_or_default()) * 8,
             // Who got nothing from an origin that gives to others leaves it to them to take over.
             (None, Some(interval)) => (interval * 8).max(min) * 2,
             (None, None) => FIRST_CHUNK,

@@ -119,6 +119,16 @@ impl Neighbour {
         (took + waiting) / (chunks + 1)
     }
 
+    /// How long it took to read a chunk from the origin, at least; nothing before it has read any or given up.
+    pub(super) fn usual_reading_pace(&self) -> Duration {
+        self.read.0 / self.read.1.max(1)
+    }
+
+    /// It gave a chunk up after so long.
+    pub(super) fn read_in_vain(&mut self, waited: Duration) {
+        self.read.0 += waited;
+    }
+
     pub(super) fn standing(&self) -> Standing {
         Standing { near: self.same_zone, leaving: self.leaving.is_some() }
     }
@@ -271,7 +281,7 @@ impl Swarm {
             }
         }
         for span in &mut self.spans {
-            span.claims.remove(peer);
+            span.claims.forget(peer);
         }
         Some(gone)
     }

@@ -255,7 +255,7 @@ impl Swarm {
                     slow_readers.insert(reader);
                     slow = slow.max(self.overtaken_run(s).map(|_| (rank, s)));
                 }
-                if is_idle && span.orphans == 1 && !span.claims.stand(now, self.last_chunk_after(stuck)) {
+                if is_idle && span.orphans == 1 && self.is_last_chunk_late(now, s, stuck) {
                     last = last.max(Some((rank, s)));
                 }
                 continue;
@@ -295,7 +295,8 @@ impl Swarm {
     pub(super) fn takeover_after(&self, now: Now) -> Duration {
         let waits = self.spans.iter().filter_map(|s| s.mine.as_ref()).map(|m| now.saturating_sub(m.progress));
         let waiting = waits.max().unwrap_or_default();
-        self.pace.takeover_after(self.config.takeover_min, self.config.takeover_max, waiting)
+        let (min, max) = (self.config.takeover_min, self.config.takeover_max);
+        self.pace.takeover_after(min, max, waiting, self.usual_reading_pace())
     }
 
     /// Without progress for this long, a reading of this node's own or a neighbour counts as stuck.
