@@ -178,6 +178,21 @@ impl Swarm {
         Some(*paces.select_nth_unstable(middle).1)
     }
 
+    /// Whether this node waits for the origin so much longer than others that what it claims is read by them in the
+    /// end: it leaves all to them while they read.
+    pub(super) fn is_left_behind(&self, now: Now, stuck: Duration) -> bool {
+        let Some(usual) = self.usual_reading_pace() else { return false };
+        let others_read = || self.spans.iter().any(|s| s.orphans > 0 && s.claims.stand(now, stuck));
+        self.pace.own_waits() > (usual * 16).max(LATE * 4) && others_read()
+    }
+
+    /// Whether `peer` needs so many times as long for a chunk as this node.
+    pub(super) fn is_known_slow(&self, peer: NodeId) -> bool {
+        let Some(own) = self.pace.own_pace() else { return false };
+        let pace = self.neighbours.get(&peer).map(super::Neighbour::usual_reading_pace);
+        pace.is_some_and(|pace| pace > own.mul_f64(LATE_TIMES).max(LATE))
+    }
+
     /// Of a span that others read, the one who reads it, if it is slow beside this node. Who has read nothing
     /// yet does not know whether it is the origin that is slow.
     pub(super) fn slow_reader(&self, now: Now, span: u32, stuck: Duration) -> Option<NodeId> {

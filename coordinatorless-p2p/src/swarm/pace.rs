@@ -138,6 +138,11 @@ impl OriginPace {
         self.own.0.checked_div(self.own.1)
     }
 
+    /// How long this node's own streams have waited for a chunk, in vain or not.
+    pub(super) fn own_waits(&self) -> Duration {
+        self.own.0 / self.own.1.max(1)
+    }
+
     /// A chunk appeared in the swarm for the first time.
     pub(super) fn first_arrival(&mut self, now: Now, bytes: u32) {
         self.failures = 0;

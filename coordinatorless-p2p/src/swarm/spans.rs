@@ -153,6 +153,9 @@ impl Swarm {
         if !self.is_reading_for_others(now) || self.is_left_to_readers(now) {
             return;
         }
+        if self.is_left_behind(now, self.takeover_after(now)) {
+            return;
+        }
         let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();
         let others = self.spans.iter().map(|s| s.claims.count()).sum();
         while self.reads_origin {
@@ -279,7 +282,9 @@ impl Swarm {
             return None;
         }
         // Helping with the last span of somebody who comes to it soon would only cross its own claim.
-        backlog.retain(|owner, (count, _)| *count >= 2 || slow_readers.contains(owner));
+        backlog.retain(|owner, (count, _)| {
+            *count >= 2 || slow_readers.contains(owner) || is_idle && self.is_known_slow(*owner)
+        });
         let most = backlog.values().map(|b| b.0).max().unwrap_or(0);
         let mut longest: Vec<u32> = backlog.values().filter(|b| b.0 == most).map(|b| b.1).collect();
         longest.sort_unstable();
