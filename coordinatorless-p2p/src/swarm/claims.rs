@@ -182,7 +182,7 @@ impl Swarm {
     /// end: it leaves all to them while they read.
     pub(super) fn is_left_behind(&self, now: Now, stuck: Duration) -> bool {
         let Some(usual) = self.usual_reading_pace() else { return false };
-        let others_read = || self.spans.iter().any(|s| s.orphans > 0 && s.claims.stand(now, stuck));
+        let others_read = || self.spans.iter().any(|s| s.claims.stand(now, stuck));
         self.pace.own_waits() > (usual * 16).max(LATE * 4) && others_read()
     }
 

@@ -550,6 +550,46 @@ fn a_reader_that_repeats_what_it_has_makes_no_progress() {
     assert!(drain(&mut swarm).iter().any(read), "its spans are its own for as long as it talks");
 }
 
+/// What a node behind a very narrow link claims is read by others in the end, and they have waited for it.
+#[test]
+fn who_waits_for_the_origin_far_longer_than_others_leaves_it_to_them_while_they_read() {
+    let mut swarm = lone(cold(800), false);
+    let (other, each) = (id(1), Duration::from_millis(100));
+    swarm.handle(STEP, Input::Members(members(&[id(0), other])));
+    swarm.handle(STEP, Input::Met(vec![other]));
+    speaks(&mut swarm, STEP);
+    let mut now = Duration::from_secs(1);
+    swarm.handle(now, Input::Tick);
+    let waits_for: Vec<u32> = swarm.reading().collect();
+    assert!(!waits_for.is_empty(), "it has spans of its own");
+    // The other one reads a chunk every time, at first of what this node does not read.
+    let mut spans = (0..200).filter(|span| !waits_for.contains(span));
+    let mut reads = |swarm: &mut Swarm, span: u32| {
+        swarm.handle(now, Input::Claimed { peer: other, span });
+        for index in span * 4..span * 4 + 4 {
+            now += each;
+            swarm.handle(now, Input::Have { peer: other, items: vec![(index, hash_of(index))] });
+            swarm.handle(now, Input::Tick);
+        }
+    };
+    spans.by_ref().take(20).for_each(|span| reads(&mut swarm, span));
+    for &span in &waits_for {
+        reads(&mut swarm, span);
+    }
+    let begins = |o: &Output| matches!(o, Output::FetchSpan { .. });
+    let given_up = drain(&mut swarm).iter().any(|o| matches!(o, Output::CancelSpan { .. }));
+    assert!(given_up && swarm.reading().next().is_none(), "the other one has read it");
+    spans.by_ref().take(20).for_each(|span| reads(&mut swarm, span));
+    assert!(!drain(&mut swarm).iter().any(begins), "it claims what the others would wait for");
+    swarm.handle(now + SwarmConfig::default().takeover_max, Input::Tick);
+    assert!(drain(&mut swarm).iter().any(begins), "nobody else reads");
+}
+
+fn speaks(swarm: &mut Swarm, now: Now) {
+    let held = cold(swarm.wanted().universe());
+    swarm.handle(now, Input::Joined { peer: id(1), same_zone: true, held, wanted: None, reads_origin: true });
+}
+
 #[test]
 fn a_late_joiner_costs_the_origin_nothing() {
     let mut world = World::new(spec(128, 4), LINK);
