@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use coordinatorless_p2p::Node;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long after its start a node waits for the first seed to answer before it pulls alone.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -16,18 +17,22 @@ const QUIET: Duration = Duration::from_millis(300);
 
 /// Tells when the others are known.
 #[derive(Debug, Clone)]
-pub(crate) struct Joining(watch::Receiver<bool>);
+pub(crate) struct Joining {
+    is_known: watch::Receiver<bool>,
+    /// Looks while anybody may ask.
+    _looking: Option<Arc<AbortOnDropHandle<()>>>,
+}
 
 impl Joining {
     /// Of a node that was told of nobody to join.
     pub(crate) fn nobody() -> Self {
-        Self(watch::channel(true).1)
+        Self { is_known: watch::channel(true).1, _looking: None }
     }
 
     /// Of a node that starts now, from the `members` that live, itself included. Needs a runtime.
     pub(crate) fn begin(mut members: watch::Receiver<Arc<Vec<Node>>>) -> Self {
         let (known, is_known) = watch::channel(false);
-        tokio::spawn(async move {
+        let looking = tokio::spawn(async move {
             let met = async {
                 if members.wait_for(|nodes| nodes.len() > 1).await.is_ok() {
                     while let Ok(Ok(())) = tokio::time::timeout(QUIET, members.changed()).await {}
@@ -36,13 +41,13 @@ impl Joining {
             let _ = tokio::time::timeout(PATIENCE, met).await;
             known.send_replace(true);
         });
-        Self(is_known)
+        Self { is_known, _looking: Some(Arc::new(AbortOnDropHandle::new(looking))) }
     }
 
     /// Waits until the others are known, or as long as a node waits for them after its start. Cancel-safe.
     pub(crate) async fn done(&self) {
-        // Who says it has said it before going.
-        let _ = self.0.clone().wait_for(|is_known| *is_known).await;
+        // Nobody is left to say it only where the runtime ends.
+        let _ = self.is_known.clone().wait_for(|is_known| *is_known).await;
     }
 }
 

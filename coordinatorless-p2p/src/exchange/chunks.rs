@@ -149,6 +149,7 @@ impl ChunkServer {
     }
 
     async fn say(&self, send: &mut dyn SendStream, reply: ChunkReply) -> Result<()> {
+        send.set_priority(Priority::Questions);
         send.send(wire::frame(&reply)?, self.stall).await?;
         send.finish()
     }

@@ -3,7 +3,7 @@
 //! Claims that cross are settled by rank, and the one that loses is taken back. Of a span whose reader is
 //! slow, who has nothing else to read takes what lies behind the chunk under way; the reader hears the claim,
 //! brings that one chunk and leaves the rest. When that chunk is the last one, it is soon read by somebody
-//! else as well. So an overtaken reader costs the origin one chunk twice at most, and a node behind a narrow
+//! else as well: at once, if its reader has always been slow. So an overtaken reader costs the origin one chunk twice at most, and a node behind a narrow
 //! link holds nobody up by what it has claimed.
 
 use std::{ops::Range, time::Duration};
@@ -169,24 +169,18 @@ impl Swarm {
         }
     }
 
-    /// How long neighbours take to read a chunk from the origin, in the middle; of two, the faster one's.
+    /// How long those who read take for a chunk from the origin, this node included, in the middle; of two, the
+    /// faster one's.
     pub(super) fn usual_reading_pace(&self) -> Option<Duration> {
         let mut paces: Vec<Duration> =
             self.neighbours.values().map(super::Neighbour::usual_reading_pace).collect();
+        paces.extend(self.pace.own_pace());
         paces.retain(|pace| !pace.is_zero());
         let middle = paces.len().checked_sub(1)? / 2;
         Some(*paces.select_nth_unstable(middle).1)
     }
 
-    /// Whether this node waits for the origin so much longer than others that what it claims is read by them in the
-    /// end: it leaves all to them while they read.
-    pub(super) fn is_left_behind(&self, now: Now, stuck: Duration) -> bool {
-        let Some(usual) = self.usual_reading_pace() else { return false };
-        let others_read = || self.spans.iter().any(|s| s.claims.stand(now, stuck));
-        self.pace.own_waits() > (usual * 16).max(LATE * 4) && others_read()
-    }
-
-    /// Whether `peer` needs so many times as long for a chunk as this node.
+    /// Whether `peer` is known to need more than [`LATE`] for a chunk, and [`LATE_TIMES`] as long as this node.
     pub(super) fn is_known_slow(&self, peer: NodeId) -> bool {
         let Some(own) = self.pace.own_pace() else { return false };
         let pace = self.neighbours.get(&peer).map(super::Neighbour::usual_reading_pace);

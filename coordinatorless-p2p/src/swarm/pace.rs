@@ -138,11 +138,6 @@ impl OriginPace {
         self.own.0.checked_div(self.own.1)
     }
 
-    /// How long this node's own streams have waited for a chunk, in vain or not.
-    pub(super) fn own_waits(&self) -> Duration {
-        self.own.0 / self.own.1.max(1)
-    }
-
     /// A chunk appeared in the swarm for the first time.
     pub(super) fn first_arrival(&mut self, now: Now, bytes: u32) {
         self.failures = 0;
@@ -228,7 +223,7 @@ impl OriginPace {
     /// Without progress for this long, another reader of the origin counts as stuck. What an origin does to all
     /// is no reason to take over, nor that this node gets more of it than others do. `waiting`: how long this
     /// node's own streams have waited for their next chunk, the one that waits longest; `others`: how long
-    /// another reader takes for one usually.
+    /// a reader takes for one usually.
     pub(super) fn takeover_after(
         &self,
         min: Duration,

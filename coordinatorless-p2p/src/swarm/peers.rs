@@ -124,9 +124,9 @@ impl Neighbour {
         self.read.0 / self.read.1.max(1)
     }
 
-    /// It gave a chunk up after so long.
+    /// It gave a chunk up after so long: before it has read any, it takes at least the longest of such times.
     pub(super) fn read_in_vain(&mut self, waited: Duration) {
-        self.read.0 += waited;
+        self.read.0 = if self.read.1 == 0 { self.read.0.max(waited) } else { self.read.0 + waited };
     }
 
     pub(super) fn standing(&self) -> Standing {

@@ -3,7 +3,8 @@
 //! A span belongs to the participant that ranks first for it. Each reads its own from the front of the
 //! artifact to the end, so that files become whole one after the other. A node that has none of its own
 //! left helps the one with the longest backlog from the far end of its list, so helper and owner
-//! meet as late as possible; where only slow readers are left, it overtakes one of them. So the spans of
+//! meet as late as possible, and reads the last span of an owner that is known to be slow; where only slow
+//! readers are left, it overtakes one of them. So the spans of
 //! nodes behind narrow links are read by others, although ranks know no rates.
 
 use std::{
@@ -151,9 +152,6 @@ impl Swarm {
             self.rush(now);
         }
         if !self.is_reading_for_others(now) || self.is_left_to_readers(now) {
-            return;
-        }
-        if self.is_left_behind(now, self.takeover_after(now)) {
             return;
         }
         let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();

@@ -104,12 +104,13 @@ pub trait SendStream: Send {
     async fn stopped(&mut self);
 
     /// Higher goes first among the streams of one connection, also before what has begun; of equal ones, the
-    /// one that called first. [`Priority::Bulk`] if never called.
+    /// one that called first. [`Priority::Bulk`], from its opening on, if never called. Orders what is queued
+    /// towards the peer: where no more may be, the first to send goes first. Not in memory, where nothing queues.
     fn set_priority(&mut self, priority: Priority);
 }
 
 /// What goes first where a link is narrow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub enum Priority {
     /// Chunks that nobody waits for.
     Bulk,
