@@ -3,8 +3,8 @@
 //! Claims that cross are settled by rank, and the one that loses is taken back. Of a span whose reader is
 //! slow, who has nothing else to read takes what lies behind the chunk under way; the reader hears the claim,
 //! brings that one chunk and leaves the rest. When that chunk is the last one, it is soon read by somebody
-//! else as well: at once, if its reader has always been slow. So an overtaken reader costs the origin one chunk twice at most, and a node behind a narrow
-//! link holds nobody up by what it has claimed.
+//! else as well, and at once if its reader has always been slow. So an overtaken reader costs the origin one
+//! chunk twice at most, and a node behind a narrow link holds nobody up by what it has claimed.
 
 use std::{ops::Range, time::Duration};
 

@@ -4,8 +4,8 @@
 //! artifact to the end, so that files become whole one after the other. A node that has none of its own
 //! left helps the one with the longest backlog from the far end of its list, so helper and owner
 //! meet as late as possible, and reads the last span of an owner that is known to be slow; where only slow
-//! readers are left, it overtakes one of them. So the spans of
-//! nodes behind narrow links are read by others, although ranks know no rates.
+//! readers are left, it overtakes one of them. So the spans of nodes behind narrow links are read by others,
+//! although ranks know no rates.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
