@@ -247,7 +247,10 @@ async fn look(pulls: &Pulls, reference: &Reference, whom: Whom, within: Duration
         return nodes;
     }
     let key = *blake3::hash(reference.to_string().as_bytes()).as_bytes();
-    let chosen = richest(engine.cluster.ring().owners(&key, live.len()), &held, count);
+    // The ring may have got back meanwhile who was not alive when we were asked.
+    let mut ranked = engine.cluster.ring().owners(&key, usize::from(u16::MAX));
+    ranked.retain(|id| live.iter().any(|n| n.id == *id));
+    let chosen = richest(ranked, &held, count);
     live.iter().filter(|n| chosen.contains(&n.id)).cloned().collect()
 }
 

@@ -257,7 +257,8 @@ fn http(scheme: &str, rest: &str) -> Result<Url, Why> {
 }
 
 fn hdfs(rest: &str) -> Result<Url, Why> {
-    let rest = rest.trim_end_matches('/');
+    // A URL loses the blanks at its end, and then another slash may be the last.
+    let rest = rest.trim_end_matches(['/', ' ']);
     if rest.is_empty() || rest.starts_with('/') {
         return Err("has no name node: write hdfs://host:port/path".into());
     }
