@@ -7,9 +7,8 @@
 //! held only after its journal record, under the journal's lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
-    hash::Hash,
     ops::Range,
     path::{Path, PathBuf},
     sync::{
@@ -20,12 +19,13 @@ use std::{
 };
 
 use coordinatorless_p2p::{ChunkHash, ChunkSet, Inventory, SwarmId};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     index::{Change, Entry, PAGE_CHUNKS},
     journal::{Journal, Record},
     stamp::Stamp,
+    turns::{Turn, Turns},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -77,7 +77,8 @@ pub(super) struct Artifact {
     /// Held while the manifest is written: two pulls may learn or seal it at once.
     pub(super) sealing: Mutex<()>,
     state: Mutex<State>,
-    turn_ended: Condvar,
+    chunk_turns: Turns<u32>,
+    file_turns: Turns<usize>,
 }
 
 /// What changes.
@@ -108,8 +109,6 @@ pub(super) struct State {
     missing: Vec<u32>,
     dirty_pages: BTreeSet<u32>,
     entry_dirty: bool,
-    busy_chunks: HashSet<u32>,
-    busy_files: HashSet<usize>,
 }
 
 /// What [`Artifact::take_changes`] found.
@@ -148,8 +147,6 @@ impl Artifact {
             missing: blueprint.files.iter().map(|f| f.chunk_bytes.len() as u32).collect(),
             dirty_pages: BTreeSet::new(),
             entry_dirty: true,
-            busy_chunks: HashSet::new(),
-            busy_files: HashSet::new(),
         };
         Self {
             swarm,
@@ -166,7 +163,8 @@ impl Artifact {
             removed: AtomicBool::new(false),
             sealing: Mutex::new(()),
             state: Mutex::new(state),
-            turn_ended: Condvar::new(),
+            chunk_turns: Turns::new(),
+            file_turns: Turns::new(),
         }
     }
 
@@ -393,19 +391,18 @@ impl Artifact {
 
     /// Waits until no other thread works on this chunk.
     pub(super) fn chunk_turn(&self, index: u32) -> Turn<'_, u32> {
-        Turn::wait(self, index, |s| &mut s.busy_chunks)
+        self.chunk_turns.wait(index)
     }
 
     /// Waits until no other thread works on this file as a whole. Taken after a chunk's turn, never
     /// before one.
     pub(super) fn file_turn(&self, file: usize) -> Turn<'_, usize> {
-        Turn::wait(self, file, |s| &mut s.busy_files)
+        self.file_turns.wait(file)
     }
 
     /// The file's turn, if nobody has it.
     pub(super) fn try_file_turn(&self, file: usize) -> Option<Turn<'_, usize>> {
-        let free = self.state().busy_files.insert(file);
-        free.then_some(Turn { artifact: self, key: file, set: |s| &mut s.busy_files })
+        self.file_turns.attempt(file)
     }
 
     /// The directory a file's path is in, and those above it up to `files/`, innermost first.
@@ -473,30 +470,6 @@ impl State {
             .filter(|n| self.held.contains(*n))
             .filter_map(|n| Some((n, self.hashes[n as usize]?)))
             .collect()
-    }
-}
-
-/// One thread's exclusive turn at a chunk or file; ends when dropped.
-pub(super) struct Turn<'a, K: Eq + Hash + Copy> {
-    artifact: &'a Artifact,
-    key: K,
-    set: fn(&mut State) -> &mut HashSet<K>,
-}
-
-impl<'a, K: Eq + Hash + Copy> Turn<'a, K> {
-    fn wait(artifact: &'a Artifact, key: K, set: fn(&mut State) -> &mut HashSet<K>) -> Self {
-        let mut state = artifact.state.lock();
-        while !set(&mut state).insert(key) {
-            artifact.turn_ended.wait(&mut state);
-        }
-        Self { artifact, key, set }
-    }
-}
-
-impl<K: Eq + Hash + Copy> Drop for Turn<'_, K> {
-    fn drop(&mut self) {
-        (self.set)(&mut self.artifact.state.lock()).remove(&self.key);
-        self.artifact.turn_ended.notify_all();
     }
 }
 

@@ -49,6 +49,7 @@ mod shelf;
 mod space;
 mod stamp;
 mod sweeping;
+mod turns;
 mod twin;
 mod verify;
 

@@ -114,7 +114,8 @@ async fn what_is_here_of_a_file_is_told_and_its_place_once_it_is_whole() {
     // Nothing comes but what is read.
     let door = Door::open(agent(data.path(), models.path(), 0).await).await;
     let presence = async |query: &str| -> FilePresence {
-        door.get(&format!("/models/lone.bin?presence{query}"), &[]).await.json().await.unwrap()
+        let answer = door.get(&format!("/models/lone.bin?presence{query}"), &[]).await.text().await.unwrap();
+        serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e}: {answer}"))
     };
     let nothing = presence("").await;
     assert_eq!((nothing.state.as_str(), nothing.here_bytes, &nothing.local), ("coming", 0, &None));
