@@ -35,6 +35,7 @@ fn every_kind_of_reference_prints_in_its_canonical_form() {
         ("http://127.0.0.1:8080/m.gguf", "http://127.0.0.1:8080/m.gguf"),
         ("https://h/m.gguf?download=true", "https://h/m.gguf?download=true"),
         ("hdfs://nn:8020/models/x/", "hdfs://nn:8020/models/x"),
+        ("hdfs://nn:8020/models/x/ ", "hdfs://nn:8020/models/x"),
         ("hdfs://cluster", "hdfs://cluster"),
         ("file:///models/a%20b", "file:///models/a b"),
         ("file://localhost/models//x/", "file:///models/x"),
