@@ -3,9 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use super::{Result, cache};
+
+/// Held by whoever installs: apt-get does not wait for another one that fetches its lists.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Where the system has the program `name`, which Debian's `package` brings.
 ///
@@ -17,6 +21,10 @@ pub fn system_program(name: &str, package: &str) -> Result<PathBuf> {
     }
     if !rustix::process::geteuid().is_root() {
         return Err(format!("missing: {name} (apt-get install {package})"));
+    }
+    let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = found(name) {
+        return Ok(found);
     }
     let apt = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");

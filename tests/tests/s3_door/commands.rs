@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use emberline_tests::environment::s3_clients;
+use emberline_tests::environment::{s3_clients, system_program};
 
 use crate::stack::{DOOR_KEY, DOOR_SECRET, Setting, Stack, digest, passed};
 
@@ -13,7 +13,7 @@ fn client(name: &str, arguments: &[&str]) -> Command {
 }
 
 fn installed(name: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(name);
+    let mut command = Command::new(system_program(name, name).expect("a client of S3"));
     command.args(arguments);
     command
 }
@@ -136,8 +136,8 @@ async fn s3cmd_gets_and_lists() {
     let keys = [format!("--access_key={DOOR_KEY}"), format!("--secret_key={DOOR_SECRET}")];
     let hosts = [format!("--host={host}"), format!("--host-bucket={host}")];
     let s3cmd = |arguments: &[&str]| {
-        let mut command = Command::new("s3cmd");
-        command.args(["--config=/dev/null", "--no-ssl", "--force"]).args(&keys).args(&hosts).args(arguments);
+        let mut command = installed("s3cmd", &["--config=/dev/null", "--no-ssl", "--force"]);
+        command.args(&keys).args(&hosts).args(arguments);
         command
     };
     let source = format!("s3://zoo/{key}");
