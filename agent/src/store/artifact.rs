@@ -22,6 +22,7 @@ use coordinatorless_p2p::{ChunkHash, ChunkSet, Inventory, SwarmId};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
+    ahead::Ahead,
     index::{Change, Entry, PAGE_CHUNKS},
     journal::{Journal, Record},
     stamp::Stamp,
@@ -76,6 +77,8 @@ pub(super) struct Artifact {
     pub(super) removed: AtomicBool,
     /// Held while the manifest is written: two pulls may learn or seal it at once.
     pub(super) sealing: Mutex<()>,
+    /// How far the digests of its files are.
+    pub(super) ahead: Ahead,
     state: Mutex<State>,
     chunk_turns: Turns<u32>,
     file_turns: Turns<usize>,
@@ -162,6 +165,7 @@ impl Artifact {
             admitted_us: AtomicU64::new(now),
             removed: AtomicBool::new(false),
             sealing: Mutex::new(()),
+            ahead: Ahead::new(),
             state: Mutex::new(state),
             chunk_turns: Turns::new(),
             file_turns: Turns::new(),

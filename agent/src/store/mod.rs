@@ -20,6 +20,7 @@
 
 mod admit;
 mod adopt;
+mod ahead;
 mod artifact;
 mod chunks;
 mod commit;
@@ -29,6 +30,7 @@ mod describe;
 mod digests;
 mod disk;
 mod fault;
+mod hashing;
 mod index;
 mod journal;
 mod keeping;
@@ -554,7 +556,10 @@ impl ChunkStore for Store {
 
     async fn write(&self, swarm: SwarmId, index: u32, chunk: VerifiedChunk) -> Result<()> {
         let artifact = self.shelf.artifact(swarm)?;
-        self.blocking(move |shelf| shelf.write_chunk(&artifact, index, &chunk)).await
+        let written = artifact.clone();
+        self.blocking(move |shelf| shelf.write_chunk(&artifact, index, &chunk)).await?;
+        self.shelf.hash_in_background(&written, written.place(index)?.file);
+        Ok(())
     }
 
     fn knows(&self, hash: &ChunkHash) -> bool {
@@ -568,7 +573,12 @@ impl ChunkStore for Store {
         if !self.shelf.is_settled(&artifact, index, place, hash)? && !self.knows(&hash) {
             return Ok(false);
         }
-        self.blocking(move |shelf| shelf.adopt_chunk(&artifact, index, hash)).await
+        let into = artifact.clone();
+        let adopted = self.blocking(move |shelf| shelf.adopt_chunk(&artifact, index, hash)).await?;
+        if adopted {
+            self.shelf.hash_in_background(&into, place.file);
+        }
+        Ok(adopted)
     }
 
     fn discard(&self, swarm: SwarmId, index: u32) -> Result<()> {

@@ -7,11 +7,13 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, Permissions},
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use coordinatorless_p2p::ChunkHash;
 
 use super::{
@@ -25,11 +27,8 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, IoContext, Result},
-    manifest::{DigestCheck, Manifest},
+    manifest::{ChunkPlace, Manifest},
 };
-
-/// Bytes read at a time to check a digest: small enough to stay in the processor's cache.
-const PIECE_BYTES: u32 = 1 << 20;
 
 impl Shelf {
     /// See [`Store::publish_file`](super::Store::publish_file).
@@ -76,27 +75,28 @@ impl Shelf {
         self.make_durable(artifact, file, &open)?;
         artifact.state().stamps[file] = Some(Stamp::of(&open.metadata().at(at)?));
         self.give_path(artifact, file, drops)?;
+        artifact.ahead.forget(file);
         Ok(true)
     }
 
     fn check_digest(&self, artifact: &Artifact, file: usize, open: &File) -> Result<()> {
-        let entry = artifact.file(file)?;
-        let Some(digest) = entry.digest else { return Ok(()) };
-        let mut check = DigestCheck::new(&digest, entry.size);
-        let mut offset = 0;
-        while offset < entry.size {
-            let len = u64::from(PIECE_BYTES).min(entry.size - offset) as u32;
-            let piece = disk::read_at(open, offset, len)
-                .at(|| format!("{} cannot be read at byte {offset}", artifact.file_name(file)))?;
-            check.update(&piece);
-            offset += u64::from(len);
-        }
-        if check.matches() {
+        if artifact.file(file)?.digest.is_none() {
             return Ok(());
         }
+        let read = |place: ChunkPlace| {
+            let at = || format!("{} cannot be read at byte {}", artifact.file_name(file), place.offset);
+            disk::read_at(open, place.offset, place.bytes).at(at)
+        };
+        let Some((is_right, hashed_ahead)) = self.has_digest(artifact, file, &read)? else {
+            return Err(lost_a_chunk(artifact, file));
+        };
         // Either the disk changed a chunk, and only that one is wrong, or the origin sent what it
-        // does not vouch for, and no chunk can be trusted.
-        let rotten = self.find_rot(artifact, file, &|_| {});
+        // does not vouch for, and no chunk can be trusted. What was hashed while it came may have changed since.
+        let suspects = if is_right { hashed_ahead } else { artifact.chunks_of(file) };
+        let rotten = find_rot(artifact, suspects, &read);
+        if is_right && rotten.is_empty() {
+            return Ok(());
+        }
         let named = if rotten.is_empty() { artifact.chunks_of(file).collect() } else { rotten };
         let whole_file = named.len() == artifact.chunks_of(file).len();
         // Before the chunks go: whoever reads the file while it comes must not take what comes next for the same.
@@ -109,23 +109,6 @@ impl Shelf {
             ErrorKind::Corrupt,
             format!("{} does not have the origin's digest; {what} discarded", artifact.file_name(file)),
         ))
-    }
-
-    /// Chunks of a file that are held and do not have their hash, or cannot be read. `progress` hears
-    /// bytes.
-    pub(super) fn find_rot(&self, artifact: &Artifact, file: usize, progress: &dyn Fn(u64)) -> Vec<u32> {
-        let mut rotten = Vec::new();
-        for index in artifact.chunks_of(file) {
-            let (Ok(place), Some(hash)) = (artifact.place(index), artifact.held_hash(index)) else {
-                continue;
-            };
-            let found = self.read_place(artifact, place).map(|bytes| ChunkHash::of(&bytes));
-            if !matches!(found, Ok(found) if found == hash) {
-                rotten.push(index);
-            }
-            progress(u64::from(place.bytes));
-        }
-        rotten
     }
 
     /// Syncs a whole file and the journal that vouches for it.
@@ -185,10 +168,7 @@ impl Shelf {
         self.forget_handle(artifact, file);
         if lost_one {
             self.take_path(artifact, file)?;
-            return Err(Error::new(
-                ErrorKind::UNAVAILABLE,
-                format!("{} lost a chunk while it was checked; pull it again", artifact.file_name(file)),
-            ));
+            return Err(lost_a_chunk(artifact, file));
         }
         for dir in grown.iter().rev() {
             sync_dir(dir)?;
@@ -404,6 +384,24 @@ impl Shelf {
 
 fn ignore_missing(e: std::io::Error) -> std::io::Result<()> {
     if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+/// Of these chunks, those that are held and do not have their hash, or cannot be read.
+fn find_rot(artifact: &Artifact, chunks: Range<u32>, read: &dyn Fn(ChunkPlace) -> Result<Bytes>) -> Vec<u32> {
+    let is_rotten = |index: &u32| {
+        let (Ok(place), Some(hash)) = (artifact.place(*index), artifact.held_hash(*index)) else {
+            return false;
+        };
+        !matches!(read(place).map(|bytes| ChunkHash::of(&bytes)), Ok(found) if found == hash)
+    };
+    chunks.filter(is_rotten).collect()
+}
+
+fn lost_a_chunk(artifact: &Artifact, file: usize) -> Error {
+    Error::new(
+        ErrorKind::UNAVAILABLE,
+        format!("{} lost a chunk while it was checked; pull it again", artifact.file_name(file)),
+    )
 }
 
 #[cfg(test)]

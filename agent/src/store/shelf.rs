@@ -1,7 +1,7 @@
 //! The artifacts of one data directory, and what they share: places, quota, handles, the index.
 //!
 //! Everything here blocks and is called from the blocking pool. The other modules of the store add
-//! one verb each. Lock order: admission, commit turn, chunk turn, file turn, journal, state, places.
+//! one verb each. Lock order: admission, commit turn, chunk turn, file turn, turn to hash, journal, state, places.
 //! Invariant: an artifact that can be evicted has left the map before its first name is unlinked.
 
 use std::{
@@ -18,9 +18,10 @@ use std::{
 use coordinatorless_p2p::{ChunkHash, SwarmId};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{
+    ahead,
     artifact::{Artifact, FileState},
     digests::Digests,
     disk,
@@ -62,6 +63,8 @@ pub(super) struct Shelf {
     pub(super) forgotten: Mutex<Vec<SwarmId>>,
     pub(super) kept: Kept,
     pub(super) digests: Digests,
+    /// Permits to hash files that still come.
+    pub(super) hashing: Arc<Semaphore>,
     pub(super) commit_turn: Mutex<()>,
     pub(super) unsynced_bytes: AtomicU64,
     /// Wakes the commit task before its time.
@@ -88,6 +91,7 @@ impl Shelf {
             forgotten: Mutex::default(),
             kept,
             digests: Digests::default(),
+            hashing: ahead::permits(),
             commit_turn: Mutex::default(),
             unsynced_bytes: AtomicU64::new(0),
             wake: Notify::new(),
@@ -184,9 +188,9 @@ impl Shelf {
         .or_else(|e| File::open(artifact.published_path(file)).map_err(|_| e));
         let opened = Arc::new(opened.at(|| format!("file {} cannot be opened", artifact.file_name(file)))?);
         // A change of state is followed by forgetting the handle, under the same lock: a handle from
-        // before the change is never kept.
+        // before the change is never kept, nor is one of an artifact that was taken off.
         let mut handles = self.handles.lock();
-        if artifact.state().files[file] == state {
+        if artifact.state().files[file] == state && !artifact.removed.load(Ordering::Acquire) {
             handles.put(key, opened.clone());
         }
         Ok(opened)
