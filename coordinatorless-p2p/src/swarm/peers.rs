@@ -43,8 +43,12 @@ pub(super) struct Neighbour {
     offers: Vec<u32>,
     pub(super) asked: BTreeMap<u32, Asked>,
     pub(super) asked_bytes: u64,
-    /// Smoothed bytes per second of requests to it; 0 until the first answer.
+    /// Smoothed bytes per second that come from it while something is asked of it; 0 until the first answer.
     pub(super) rate: f64,
+    /// Bytes of the last chunks and the seconds they took, older ones counting less.
+    lately: (f64, f64),
+    /// When the last chunk came from it.
+    received_at: Now,
     pub(super) round_trip: Duration,
     /// When it said what it holds.
     pub(super) greeted: Now,
@@ -76,6 +80,8 @@ impl Neighbour {
             asked: BTreeMap::new(),
             asked_bytes: 0,
             rate: 0.0,
+            lately: (0.0, 0.0),
+            received_at: Duration::ZERO,
             round_trip: Duration::ZERO,
             greeted: now,
             progress: now,
@@ -91,6 +97,18 @@ impl Neighbour {
             + sets * self.held.universe() as usize / 8
             + self.offers.capacity() * size_of::<u32>()
             + self.asked.len() * size_of::<(u32, Asked)>()
+    }
+
+    /// A chunk came that was asked for `asked_at`. What is asked for at a time comes one after the other: a chunk
+    /// has taken the time since the one before it.
+    fn came(&mut self, now: Now, asked_at: Now, bytes: u32) {
+        let took = now.saturating_sub(asked_at.max(self.received_at)).as_secs_f64();
+        self.received_at = now;
+        // Not the mean of rates: of two chunks that are noticed together one has taken no time, and a tiny one says
+        // little.
+        let (came, spent) = self.lately;
+        self.lately = (came * 0.7 + f64::from(bytes), spent * 0.7 + took);
+        self.rate = self.lately.0 / self.lately.1.max(1e-6);
     }
 
     pub(super) fn offer(&mut self, index: u32) {
@@ -252,7 +270,8 @@ impl Swarm {
 
     /// A neighbour that greets anew is asked for what it was asked before, as far as it still has it.
     fn go_on_asking(&mut self, peer: NodeId, neighbour: &mut Neighbour, before: Neighbour) {
-        neighbour.rate = before.rate;
+        (neighbour.rate, neighbour.lately) = (before.rate, before.lately);
+        neighbour.received_at = before.received_at;
         neighbour.read = before.read;
         neighbour.round_trip = before.round_trip;
         for (index, asked) in before.asked {
@@ -345,9 +364,7 @@ impl Swarm {
         self.believe_again(now, peer);
         self.received_bytes += u64::from(bytes);
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
-            let took = now.saturating_sub(asked.at).as_secs_f64().max(1e-6);
-            let rate = f64::from(bytes) / took;
-            neighbour.rate = if neighbour.rate == 0.0 { rate } else { neighbour.rate * 0.7 + rate * 0.3 };
+            neighbour.came(now, asked.at, bytes);
             neighbour.round_trip = round_trip.unwrap_or(neighbour.round_trip);
             neighbour.failures = 0;
             neighbour.progress = now;

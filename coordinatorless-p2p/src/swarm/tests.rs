@@ -909,6 +909,31 @@ fn drain(swarm: &mut Swarm) -> Vec<Output> {
 }
 
 #[test]
+fn one_fast_holder_is_never_without_a_request() {
+    const CHUNKS: u32 = 512;
+    let (sending, round_trip) = (Duration::from_millis(1), Duration::from_millis(5));
+    let mut swarm = lone(cold(CHUNKS), false);
+    join(&mut swarm, 1, ChunkSet::full(CHUNKS));
+    let (mut now, mut free_at) = (Duration::ZERO, Duration::ZERO);
+    let mut sent = std::collections::VecDeque::new();
+    while swarm.missing() > 0 {
+        for output in drain(&mut swarm) {
+            if let Output::Request { index, .. } = output {
+                // One after the other, as one connection carries them.
+                free_at = free_at.max(now + round_trip) + sending;
+                sent.push_back((free_at, index));
+            }
+        }
+        let (came_at, index) = sent.pop_front().unwrap();
+        now = came_at;
+        swarm.handle(now, Input::Received { peer: id(1), index, round_trip: Some(round_trip) });
+        swarm.handle(now, Input::Stored { index, hash: hash_of(index) });
+    }
+    let at_best = sending * CHUNKS + round_trip;
+    assert!(now < at_best.mul_f64(1.1), "{now:?} where {at_best:?} would do");
+}
+
+#[test]
 fn two_hashes_for_one_chunk_are_settled_by_the_origin_and_the_liar_is_shunned() {
     let mut swarm = lone(cold(8), false);
     join(&mut swarm, 1, ChunkSet::full(8));
