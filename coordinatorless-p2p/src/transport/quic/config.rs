@@ -2,9 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt, congestion::CubicConfig};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, VarInt, congestion::CubicConfig};
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// Packets that a peer may leave unacknowledged; one more and it says so at once. Of links that are full both
+/// ways acknowledgements take their share, and where the kernel hands over packets one by one, as it does behind
+/// a shaper, each costs a wake-up.
+const UNACKNOWLEDGED: u32 = 5;
+/// How long fewer of them wait: where so little is under way, it must not wait for more.
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(5);
 
 /// Sizes and patience. The default is meant for a data centre.
 #[derive(Debug, Clone)]
@@ -93,6 +100,10 @@ impl QuicConfig {
         })?;
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.max_payload_bytes);
+        let mut acknowledgements = AckFrequencyConfig::default();
+        acknowledgements
+            .ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED))
+            .max_ack_delay(Some(ACKNOWLEDGED_AFTER));
         let mut transport = quinn::TransportConfig::default();
         transport
             .max_idle_timeout(Some(idle))
@@ -106,6 +117,7 @@ impl QuicConfig {
             .datagram_receive_buffer_size(Some(256 << 10))
             .datagram_send_buffer_size(256 << 10)
             .mtu_discovery_config(Some(discovery))
+            .ack_frequency_config(Some(acknowledgements))
             // Without it a stream that has begun is sent to its end, whatever the priority of those that wait.
             // No two of ours have the same, so that chunks still complete one after the other and can be passed
             // on, rather than all at the end.
