@@ -12,7 +12,8 @@ use clap::{Parser, ValueEnum};
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use emberline_tests::{
     namespaces, rate,
-    swarm_bench::{Contender, Departure, Going, Plan, Report, Timeline, draw, run},
+    swarm_bench::{Contender, Departure, Going, Plan, Report, Timeline, draw, over_bare_quinn, run},
+    transport_bench::{End, Ring},
 };
 use serde::Serialize;
 
@@ -85,12 +86,19 @@ struct Arguments {
     /// Leave Emberline out.
     #[arg(long, requires = "rival")]
     only_rival: bool,
+    /// Measure as well what the same bytes cost over bare quinn on the same links, each node from its
+    /// neighbour, and print the ratio of CPU time.
+    #[arg(long, conflicts_with_all = ["unshaped", "ipv6", "zones", "only_rival"])]
+    bare_quinn: bool,
     /// Write here, as SVG, where the time of the last run went, and the figures beside it as JSON.
     #[arg(long, value_name = "FILE.svg")]
     timeline: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Be one end of a transfer over bare quinn; the program starts itself so.
+    #[arg(long, hide = true)]
+    end: Option<String>,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -107,6 +115,7 @@ const EXAMPLES: &str = "Examples:
   swarm-bench --nodes 8 --rate 200mbit,50mbit --origin-rate 200mbit   half of the links at a quarter
   swarm-bench --nodes 8 --rate 200mbit --zones 2 --zone-rate 200mbit   what crosses the zones' borders
   swarm-bench --nodes 8 --rate 200mbit --timeline t.svg   a picture of the gap to the bound
+  swarm-bench --nodes 8 --rate 200mbit --bare-quinn       its CPU time against that of bare quinn
   swarm-bench --nodes 4 --rival curl                      against each node by itself
   swarm-bench --nodes 1 --rate 400mbit --rival aria2      one node alone against a good downloader
   swarm-bench --nodes 1 --rate 1gbit --rival s5cmd        the same from an S3 server
@@ -144,10 +153,19 @@ struct Summary<'a> {
     /// The rival's makespan ÷ ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     rival_ratio: Option<f64>,
+    /// The same bytes over bare quinn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bare_quinn: Option<Ring>,
+    /// Our CPU time ÷ that of bare quinn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_ratio_to_quinn: Option<f64>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(task) = &arguments.end {
+        return exit(End::parse(task).and_then(|end| end.run()));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -161,6 +179,10 @@ fn main() -> ExitCode {
             () = interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
         }
     });
+    exit(outcome)
+}
+
+fn exit(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -176,18 +198,25 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(warning) = ours.warning() {
         eprintln!("warning: {warning}");
     }
+    if arguments.bare_quinn && arguments.nodes < 2 {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "--bare-quinn needs two nodes: each gets its bytes from another",
+        ));
+    }
     let rival = arguments.rival.map(|rival| plan(arguments, rival.into()));
     if arguments.only_rival {
         let Some(rival) = rival else { return Err(Error::new(ErrorKind::Invalid, "no rival named")) };
         let reports = measure_runs(&rival, arguments).await?;
-        return print(arguments, &reports, None);
+        return print(arguments, &reports, None, None);
     }
     let reports = measure_runs(&ours, arguments).await?;
     let rival = match rival {
         Some(rival) => Some(measure_runs(&rival, arguments).await?),
         None => None,
     };
-    print(arguments, &reports, rival.as_deref())
+    let bare = if arguments.bare_quinn { Some(over_bare_quinn(&ours).await?) } else { None };
+    print(arguments, &reports, rival.as_deref(), bare)
 }
 
 async fn measure_runs(plan: &Plan, arguments: &Arguments) -> Result<Vec<Report>> {
@@ -263,19 +292,33 @@ fn parse_share(text: &str) -> std::result::Result<f64, String> {
     share.ok_or_else(|| format!("{text:?} is not a share between 0 and 1; write for example 0.01"))
 }
 
-fn print(arguments: &Arguments, reports: &[Report], rival: Option<&[Report]>) -> Result<()> {
+fn print(
+    arguments: &Arguments,
+    reports: &[Report],
+    rival: Option<&[Report]>,
+    bare_quinn: Option<Ring>,
+) -> Result<()> {
     let median = median(reports)?;
     let rival = rival.map(|reports| self::median(reports)).transpose()?;
     let rival_ratio = rival.map(|rival| rival.makespan_seconds / median.makespan_seconds);
+    let cpu_ratio_to_quinn = bare_quinn.map(|bare| median.cpu_seconds_per_gib / bare.cpu_seconds_per_gib);
     if !arguments.json {
         println!("{median}");
         if let (Some(rival), Some(ratio)) = (rival, rival_ratio) {
             println!("{rival}\n  {} takes {ratio:.2} × as long", rival.contender);
         }
+        if let (Some(bare), Some(ratio)) = (bare_quinn, cpu_ratio_to_quinn) {
+            println!(
+                "the same bytes over bare quinn: {:.2} s, CPU a GiB delivered {:.2} s; the swarm takes \
+                 {ratio:.2} × its CPU",
+                bare.seconds, bare.cpu_seconds_per_gib
+            );
+        }
         return Ok(());
     }
     let runs_seconds = reports.iter().map(|report| report.makespan_seconds).collect();
-    let text = serde_json::to_string_pretty(&Summary { median, runs_seconds, rival, rival_ratio })
+    let summary = Summary { median, runs_seconds, rival, rival_ratio, bare_quinn, cpu_ratio_to_quinn };
+    let text = serde_json::to_string_pretty(&summary)
         .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
     println!("{text}");
     Ok(())

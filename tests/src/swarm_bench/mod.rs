@@ -37,6 +37,7 @@ use self::{
 use crate::{
     model::Model,
     namespaces::{Namespace, Network, NetworkSpec},
+    transport_bench::{Ring, ring},
 };
 
 /// Above this sum of node rates two cores are the limit and not the links.
@@ -229,6 +230,22 @@ pub async fn run(plan: &Plan) -> Result<(Report, Option<Timeline>)> {
         versions,
     };
     Ok((Report::new(plan, &measured), timeline))
+}
+
+/// What the same bytes cost over bare quinn on the same links, each node from its neighbour. The program must
+/// know [`END_OPTION`](crate::transport_bench::END_OPTION).
+///
+/// # Errors
+/// `Denied` without root; `Invalid` for fewer than two nodes; what else stops a transfer.
+pub async fn over_bare_quinn(plan: &Plan) -> Result<Ring> {
+    plan.check()?;
+    let node_rates = plan.links().node_rates;
+    // A node of less is refused by the plan.
+    let slowest = node_rates.iter().min().copied().unwrap_or(8).max(8);
+    let at_best = Duration::from_secs_f64(plan.model_bytes as f64 * 8.0 / slowest as f64);
+    let network =
+        Network::new(NetworkSpec { nodes: plan.nodes, node_rates, mtu: plan.mtu, ..NetworkSpec::default() })?;
+    ring(&network, plan.model_bytes, at_best * 4 + Duration::from_secs(60)).await
 }
 
 /// The origin and every node that starts cold.

@@ -9,6 +9,7 @@ mod bare;
 mod end;
 mod exchange;
 mod report;
+mod ring;
 mod streams;
 mod task;
 
@@ -30,6 +31,7 @@ use tokio::{
 
 pub use self::{
     report::{Figures, Report, Summary},
+    ring::{Ring, ring},
     task::{End, Task},
 };
 use crate::{
@@ -43,7 +45,7 @@ const WARM_UP_BYTES: u64 = 256 << 20;
 /// Memory that a transfer takes besides its payload in a page cache.
 const SLACK_BYTES: u64 = 256 << 20;
 
-/// How long any one step of a contender may take.
+/// How long any one step of a contender on a fast link may take.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The option by which the program is told to be one end; an [`End`] follows.
@@ -213,6 +215,8 @@ struct Process {
     child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+    /// How long one step may take.
+    patience: Duration,
 }
 
 impl Process {
@@ -234,7 +238,7 @@ impl Process {
         let pipe = || Error::new(ErrorKind::UNAVAILABLE, format!("no pipe to {name}"));
         let orders = child.stdin.take().ok_or_else(pipe)?;
         let answers = BufReader::new(child.stdout.take().ok_or_else(pipe)?).lines();
-        Ok(Self { name, child, orders, answers })
+        Ok(Self { name, child, orders, answers, patience: PATIENCE })
     }
 
     fn stats(&self) -> Result<ProcessStats> {
@@ -249,9 +253,10 @@ impl Process {
 
     /// Waits for what the end has to say.
     async fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let line = timeout(PATIENCE, self.answers.next_line())
+        let silent = format!("{} is silent for {:?}", self.name, self.patience);
+        let line = timeout(self.patience, self.answers.next_line())
             .await
-            .map_err(|_| Error::new(ErrorKind::Timeout, format!("{} is silent for {PATIENCE:?}", self.name)))?
+            .map_err(|_| Error::new(ErrorKind::Timeout, silent))?
             .at(|| format!("read from {}", self.name))?;
         // Its reason is on standard error, which is ours.
         let line =
