@@ -1,24 +1,27 @@
 //! Checking a file against the digest that its origin promised, as its bytes stream by.
 
+use std::fmt;
+
 use md5::Md5;
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256};
+use sha1::{Digest as _, Sha1};
 
 use crate::snapshot::Digest;
 
 /// A running check: feed it the file in order, then ask [`matches`](Self::matches).
 ///
-/// About 1.8 GB/s for SHA-256 on one core, and the others are slower: keep it off the runtime.
-#[derive(Debug, Clone)]
+/// On one core SHA-256 makes some 1.8 GB/s, a sixth of that where the processor has no instructions for it, and the
+/// others are slower: keep it off the runtime.
+#[derive(Clone)]
 pub struct DigestCheck {
     state: State,
     /// Bytes still to come; `None` once there were too many.
     missing: Option<u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum State {
-    Sha256(Sha256, [u8; 32]),
+    Sha256(Context, [u8; 32]),
     GitSha1(Sha1, [u8; 20]),
     Md5(Md5, [u8; 16]),
 }
@@ -27,7 +30,7 @@ impl DigestCheck {
     /// A check of a file that should have `digest` and `size` bytes.
     pub fn new(digest: &Digest, size: u64) -> Self {
         let state = match *digest {
-            Digest::Sha256(wanted) => State::Sha256(Sha256::new(), wanted),
+            Digest::Sha256(wanted) => State::Sha256(Context::new(&SHA256), wanted),
             Digest::GitSha1(wanted) => {
                 State::GitSha1(Sha1::new().chain_update(format!("blob {size}\0")), wanted)
             }
@@ -49,11 +52,17 @@ impl DigestCheck {
     /// Whether what came has the size and the digest.
     pub fn matches(self) -> bool {
         let same = match self.state {
-            State::Sha256(hasher, wanted) => hasher.finalize().as_slice() == wanted,
+            State::Sha256(hasher, wanted) => hasher.finish().as_ref() == wanted,
             State::GitSha1(hasher, wanted) => hasher.finalize().as_slice() == wanted,
             State::Md5(hasher, wanted) => md5::Digest::finalize(hasher).as_slice() == wanted,
         };
         same && self.missing == Some(0)
+    }
+}
+
+impl fmt::Debug for DigestCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DigestCheck").field("missing", &self.missing).finish_non_exhaustive()
     }
 }
 

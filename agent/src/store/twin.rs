@@ -11,7 +11,7 @@ use std::{
 };
 
 use coordinatorless_p2p::ChunkHash;
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::{artifact::Artifact, disk, shelf::Shelf};
 use crate::{
@@ -123,16 +123,18 @@ fn published_hashes(artifact: &Artifact, file: usize) -> Option<Vec<ChunkHash>> 
     state.hashes[chunks.start as usize..chunks.end as usize].iter().copied().collect()
 }
 
-fn hash(artifact: &Artifact, file: usize) -> Result<[u8; 32]> {
+fn hash(artifact: &Artifact, file: usize) -> Result<[u8; SHA256_OUTPUT_LEN]> {
     let at = || format!("{} cannot be read", artifact.file_name(file));
     let size = artifact.file(file)?.size;
     let open = File::open(artifact.published_path(file)).at(at)?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Context::new(&SHA256);
     let mut offset = 0;
     while offset < size {
         let len = PIECE_BYTES.min(size - offset);
         hasher.update(&disk::read_at(&open, offset, len as u32).at(at)?);
         offset += len;
     }
-    Ok(hasher.finalize().into())
+    let mut digest = [0; SHA256_OUTPUT_LEN];
+    digest.copy_from_slice(hasher.finish().as_ref());
+    Ok(digest)
 }
