@@ -67,6 +67,11 @@ impl Ahead {
         self.begun.lock().get(&file).filter(|begun| begun.drops == drops).cloned()
     }
 
+    /// The first chunk that is not hashed of such a file, if any was.
+    pub(super) fn next(&self, file: usize, drops: u64) -> Option<u32> {
+        self.begun.lock().get(&file).filter(|begun| begun.drops == drops).map(|begun| begun.next)
+    }
+
     /// Notes how far a file is.
     pub(super) fn note(&self, file: usize, begun: Begun) {
         self.begun.lock().insert(file, begun);

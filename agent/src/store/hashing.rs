@@ -25,7 +25,8 @@ impl Shelf {
     /// Has what has come of a file hashed in the background, if its next chunk is here and nobody is at it.
     /// Called in a runtime. A store that nobody has any more is not kept open for it.
     pub(super) fn hash_in_background(self: &Arc<Self>, artifact: &Arc<Artifact>, file: usize) {
-        if !is_due(artifact, file) || !artifact.ahead.enqueue(file) {
+        // A file of one chunk is whole with it, and hashed as it gets its path.
+        if artifact.chunks_of(file).len() < 2 || !is_due(artifact, file) || !artifact.ahead.enqueue(file) {
             return;
         }
         let (shelf, artifact, permits) =
@@ -122,7 +123,8 @@ fn begun(artifact: &Artifact, file: usize) -> Option<Begun> {
 
 /// The first chunk of a file that is not hashed yet.
 fn next(artifact: &Artifact, file: usize) -> u32 {
-    begun(artifact, file).map_or(artifact.chunks_of(file).start, |begun| begun.next)
+    let drops = artifact.state().drops(file);
+    artifact.ahead.next(file, drops).unwrap_or(artifact.chunks_of(file).start)
 }
 
 /// Whether the next chunk of an unfinished file with a digest is here.

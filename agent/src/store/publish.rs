@@ -105,10 +105,9 @@ impl Shelf {
             self.drop_chunk(artifact, *index);
         }
         let what = if whole_file { "all its chunks are".to_owned() } else { format!("chunks {named:?} are") };
-        Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("{} does not have the origin's digest; {what} discarded", artifact.file_name(file)),
-        ))
+        let why =
+            if is_right { "changed on this disk while it came" } else { "does not have the origin's digest" };
+        Err(Error::new(ErrorKind::Corrupt, format!("{} {why}; {what} discarded", artifact.file_name(file))))
     }
 
     /// Syncs a whole file and the journal that vouches for it.
