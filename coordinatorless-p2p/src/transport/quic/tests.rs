@@ -401,3 +401,20 @@ async fn words_go_before_bulk_that_has_begun_and_bulk_goes_in_order() {
     assert!(came < BULK as u64 / 2, "{came} bytes of the second stream came before the end of the first");
     second_whole.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn many_packets_are_acknowledged_at_once() {
+    const BULK: usize = 2 << 20;
+    let secret = ClusterSecret::generate().unwrap();
+    let usual = || QuicConfig { max_payload_bytes: 1200, ..QuicConfig::default() };
+    let (here, there) = (patient(&secret, usual()), patient(&secret, usual()));
+    let to = Peer { addr: narrow_path_to(there.local_addr()).await, id: Some(there.id()) };
+    let (mut send, _recv) = here.open(to).await.unwrap();
+    send.send(Bytes::from(vec![1; BULK]), STALL).await.unwrap();
+    let mut incoming = there.accept().await.unwrap();
+    incoming.recv.recv(BULK, STALL, &AtomicU64::new(0)).await.unwrap();
+    let stats = here.inner.peers().find(there.id()).unwrap().connection.stats();
+    let (sent, acknowledgements) = (stats.udp_tx.datagrams, stats.frame_rx.acks);
+    println!("{acknowledgements} acknowledgements of {sent} datagrams");
+    assert!(sent as usize > BULK / 1200 && acknowledgements * 4 < sent, "{acknowledgements} of {sent}");
+}
