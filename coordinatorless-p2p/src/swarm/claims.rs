@@ -143,8 +143,29 @@ impl Swarm {
         if let Some(mine) = self.spans[span as usize].mine.take() {
             self.pace.own_wait_ended(now.saturating_sub(mine.progress));
             self.out.push_back(super::Output::CancelSpan { span });
+            self.part_from_span(span, &mine);
+        }
+    }
+
+    /// Says that this node reads a span no more, behind the last chunk it got of it.
+    pub(super) fn part_from_span(&mut self, span: u32, mine: &Mine) {
+        let last = mine.left.start.wrapping_sub(1);
+        if mine.got > 0 && self.chunks.get(last as usize).is_some_and(|chunk| chunk.arriving) {
+            self.parting.push((last, span));
+        } else {
             self.out.push_back(super::Output::Unclaim { span });
         }
+    }
+
+    /// What is to be said behind the announcement of a chunk, or instead of it.
+    pub(super) fn part_behind(&mut self, index: u32) {
+        let out = &mut self.out;
+        self.parting.retain(|&(last, span)| {
+            if last == index {
+                out.push_back(super::Output::Unclaim { span });
+            }
+            last != index
+        });
     }
 
     /// Has a reading end behind the chunk that is under way.
@@ -207,8 +228,10 @@ impl Swarm {
     /// one reads: it costs little to read one chunk twice, and all may be waiting for it.
     pub(super) fn is_last_chunk_late(&self, now: Now, span: u32, stuck: Duration) -> bool {
         let claims = &self.spans[span as usize].claims;
+        // Who is slow because all are will have more of the origin now that others have nothing left to read.
         let Some(own) = self.pace.own_pace() else { return false };
-        if !claims.stand(now, (own * 8).max(LATE).min(stuck)) {
+        let usual = own.max(self.usual_reading_pace().unwrap_or_default());
+        if !claims.stand(now, (usual * 8).max(LATE).min(stuck)) {
             return true;
         }
         // Who has always been slow is not waited for to see it once more.
@@ -216,7 +239,7 @@ impl Swarm {
             let left = |reader: &super::Neighbour| {
                 reader.usual_reading_pace().saturating_sub(now.saturating_sub(claim.progress))
             };
-            self.neighbours.get(&claim.by).is_some_and(|reader| left(reader) > (own * 2).max(LATE))
+            self.neighbours.get(&claim.by).is_some_and(|reader| left(reader) > (usual * 2).max(LATE))
         };
         claims.are_settled(now) && claims.0.iter().all(is_slow)
     }

@@ -181,6 +181,9 @@ pub struct Swarm {
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
     urgent: Urgent,
     order: Order,
+    /// Spans that this node reads no more, told with the last chunk it got of each: who heard that sooner would
+    /// read the chunk once more.
+    parting: Vec<(u32, u32)>,
     allowed: Allowance,
     pace: OriginPace,
     inflight_bytes: u64,
@@ -255,6 +258,7 @@ impl Swarm {
             disputes: HashMap::new(),
             urgent: Urgent::default(),
             order: Order::default(),
+            parting: Vec::new(),
             allowed,
             inflight_bytes: 0,
             received_bytes: 0,
@@ -332,7 +336,9 @@ impl Swarm {
     /// The next thing to do, in order.
     pub fn poll(&mut self) -> Option<Output> {
         if !self.announce.is_empty() && self.out.is_empty() {
-            return Some(Output::Announce { items: std::mem::take(&mut self.announce) });
+            let items = std::mem::take(&mut self.announce);
+            items.iter().for_each(|(index, _)| self.part_behind(*index));
+            return Some(Output::Announce { items });
         }
         self.out.pop_front()
     }
@@ -448,6 +454,7 @@ impl Swarm {
             self.shun(now, peer, "announced a hash that the origin does not confirm");
         }
         if !self.held.insert(index) {
+            self.part_behind(index);
             return;
         }
         self.gained_at = now;
@@ -476,6 +483,7 @@ impl Swarm {
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
         chunk.arriving = false;
         let unheld = chunk.holders == 0;
+        self.part_behind(index);
         if self.held.remove(index) && self.wanted.contains(index) {
             self.missing += 1;
             self.complete_said = false;

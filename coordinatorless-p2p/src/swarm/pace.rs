@@ -23,6 +23,9 @@ const GAIN: f64 = 1.12;
 /// After a step that brought nothing, how long until the next try; doubled each time, up to the second.
 const REST: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_secs(80);
+/// The next try comes no sooner than so many times as long as it takes to judge one: beside a slow origin that is
+/// long, and streams in vain make every chunk come later.
+const REST_TIMES: u32 = 8;
 /// A stream whose chunks follow each other faster than this would wait for its next request: requests
 /// take a round trip and the origin's time to first byte.
 const FAST: Duration = Duration::from_millis(100);
@@ -30,6 +33,10 @@ const FAST: Duration = Duration::from_millis(100);
 const USUAL: Duration = Duration::from_millis(250);
 /// How long an origin may take to give its first chunk to anybody, before its readers count as stuck.
 const FIRST_CHUNK: Duration = Duration::from_secs(10);
+
+/// Where all readers are slow, one of them is waited for so many times as long as at most elsewhere: who is dead is
+/// noticed sooner by other means, and a request that hangs ends by itself.
+const SHARED_TIMES: u32 = 4;
 
 /// An origin that wants more quiet than this is asked again all the same.
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -44,7 +51,10 @@ pub(super) struct OriginPace {
     before: Option<(usize, f64)>,
     /// Whether the next step is to fewer streams: alone there were many, whether or not they brought more.
     falls: bool,
-    since: Now,
+    /// When the chunk came that what is being judged began with; it is not judged itself, since what comes first
+    /// has waited for the origin to begin.
+    since: Option<Now>,
+    /// Of the chunks that came after it.
     bytes: u64,
     try_after: Now,
     rest: Duration,
@@ -65,7 +75,7 @@ impl OriginPace {
             most: STREAMS_MAX,
             before: None,
             falls: false,
-            since: now,
+            since: None,
             bytes: 0,
             try_after: now,
             rest: REST,
@@ -90,7 +100,7 @@ impl OriginPace {
         self.level = self.level.min(STREAMS_MAX.saturating_sub(others).max(self.most));
         if busy > self.level {
             // What fewer bring is seen when the others have ended.
-            self.measure_afresh(now);
+            self.measure_afresh();
         }
         if now < self.hold_until { 0 } else { self.level }
     }
@@ -101,7 +111,7 @@ impl OriginPace {
             (self.is_alone, self.falls) = (true, false);
             self.judge_afresh(now);
             // What is read first would come later beside more streams, should they bring nothing.
-            self.settle(now);
+            self.settle(now, Duration::ZERO);
         }
         self.most = STREAMS_MAX;
         self.level = self.level.max(STREAMS_ALONE);
@@ -110,12 +120,12 @@ impl OriginPace {
 
     fn judge_afresh(&mut self, now: Now) {
         (self.before, self.try_after, self.rest) = (None, now, REST);
-        self.measure_afresh(now);
+        self.measure_afresh();
     }
 
     /// What came so far says nothing about the streams that are open.
-    pub(super) fn measure_afresh(&mut self, now: Now) {
-        (self.since, self.bytes) = (now, 0);
+    pub(super) fn measure_afresh(&mut self) {
+        (self.since, self.bytes) = (None, 0);
     }
 
     /// Whether chunks of one stream follow each other so fast that a request takes long beside them.
@@ -141,22 +151,25 @@ impl OriginPace {
     /// A chunk appeared in the swarm for the first time.
     pub(super) fn first_arrival(&mut self, now: Now, bytes: u32) {
         self.failures = 0;
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return;
+        };
         self.bytes += u64::from(bytes);
-        let took = now.saturating_sub(self.since);
+        let took = now.saturating_sub(since);
         // Several chunks of each stream, or their lumps would be judged.
         if took < JUDGE_AFTER.max(self.interval() * 4) || self.bytes < JUDGE_BYTES {
             return;
         }
         let rate = self.bytes as f64 / took.as_secs_f64();
         if now >= self.try_after {
-            self.step(now, rate);
+            self.step(now, rate, took);
         }
-        self.since = now;
-        self.bytes = 0;
+        (self.since, self.bytes) = (Some(now), 0);
     }
 
-    /// Judges the step that was taken last, and takes the next one.
-    fn step(&mut self, now: Now, rate: f64) {
+    /// Judges the step that was taken last by what came in such a time, and takes the next one.
+    fn step(&mut self, now: Now, rate: f64, took: Duration) {
         let is_good = |(level, before): (usize, f64)| {
             if self.level > level { rate > before * GAIN } else { rate * GAIN > before }
         };
@@ -164,23 +177,23 @@ impl OriginPace {
             && !is_good(before)
         {
             self.level = before.0;
-            self.settle(now);
+            self.settle(now, took);
             return;
         }
         let more = (self.level * 2).min(self.most).max(self.level);
         let next = if self.falls { (self.level / 2).max(1) } else { more };
         if next == self.level {
-            self.settle(now);
+            self.settle(now, took);
             return;
         }
         self.before = Some((self.level, rate));
         self.level = next;
     }
 
-    /// Leaves the number of streams as it is for a while.
-    fn settle(&mut self, now: Now) {
+    /// Leaves the number of streams as it is for a while, which is long beside the time that `judging` takes.
+    fn settle(&mut self, now: Now, judging: Duration) {
         self.falls = false;
-        self.try_after = now + self.rest;
+        self.try_after = now + self.rest.max(judging * REST_TIMES);
         self.rest = (self.rest * 2).min(REST_MAX);
     }
 
@@ -237,7 +250,8 @@ impl OriginPace {
             (None, Some(interval)) => (interval * 8).max(min) * 2,
             (None, None) => FIRST_CHUNK,
         };
-        usual.max(waiting * 2).clamp(min, max)
+        // Where all need long, long is no sign: of an origin that many share some get a small part for a while.
+        usual.max(waiting * 2).clamp(min, max * SHARED_TIMES)
     }
 }
 
@@ -263,6 +277,30 @@ mod tests {
             1,
             "a stream that brought nothing was kept"
         );
+    }
+
+    #[test]
+    fn what_comes_first_has_waited_for_the_origin_and_makes_no_stream_look_slow() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        // Seven seconds without anything, then as much as the origin has.
+        feed(&mut pace, 7_000, 8_001, 20_000);
+        assert_eq!(pace.streams(Duration::from_secs(8), 16, 0, 0), 2, "more are tried");
+        feed(&mut pace, 8_001, 10_000, 20_000);
+        assert_eq!(pace.streams(Duration::from_secs(10), 16, 0, 0), 1, "they brought nothing");
+    }
+
+    #[test]
+    fn beside_a_slow_origin_more_streams_are_tried_seldom() {
+        let mut pace = OriginPace::new(Duration::ZERO);
+        // A chunk in three seconds for each of sixteen readers: a step is judged over twelve.
+        let tried = (0..600).filter(|chunk| {
+            let now = Duration::from_millis(200) * *chunk;
+            pace.first_arrival(now, 1 << 20);
+            pace.chunk_interval(Duration::from_secs(3));
+            pace.streams(now, 16, 0, 0) > 1
+        });
+        let tried = tried.count();
+        assert!((1..600 / 4).contains(&tried), "{tried} of 600");
     }
 
     /// An origin that gives so much to each stream, and no more in all than `most`, in bytes a millisecond;

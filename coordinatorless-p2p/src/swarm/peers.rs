@@ -227,7 +227,7 @@ impl Swarm {
             self.holder_gained(now, index, neighbour.standing());
         }
         // What it had before it came is no haste of the origin's.
-        self.pace.measure_afresh(now);
+        self.pace.measure_afresh();
         self.neighbours.insert(peer, neighbour);
         self.ranking.is_stale = true;
     }

@@ -179,6 +179,7 @@ impl Swarm {
             self.spans[span as usize].mine =
                 Some(Mine { left, since: now, progress: now, got: 0, is_overtaken: false });
             self.crowd.has_read();
+            self.parting.retain(|(_, parted)| *parted != span);
             self.out.push_back(Output::Claim { span });
             self.out.push_back(Output::FetchSpan { span, chunks: run });
         }
@@ -342,11 +343,13 @@ impl Swarm {
 
     pub(super) fn origin_done(&mut self, now: Now, span: u32, failed: Option<ErrorKind>) {
         let Some(state) = self.spans.get_mut(span as usize) else { return };
-        let was_mine = state.mine.take().is_some();
+        let mine = state.mine.take();
         let chunks = state.chunks.clone();
         // What is left of the span is another one's, who was overtaken: he may be stuck.
-        if failed.is_none() && was_mine && chunks.into_iter().any(|c| self.is_orphan(c)) {
-            self.out.push_back(Output::Unclaim { span });
+        if let Some(mine) = &mine
+            && (failed.is_some() || chunks.into_iter().any(|c| self.is_orphan(c)))
+        {
+            self.part_from_span(span, mine);
         }
         if let Some(kind) = failed {
             let retry_after = match kind {
@@ -360,9 +363,6 @@ impl Swarm {
                 | ErrorKind::Cancelled => None,
             };
             self.pace.failed(now, retry_after);
-            if was_mine {
-                self.out.push_back(Output::Unclaim { span });
-            }
         }
     }
 
