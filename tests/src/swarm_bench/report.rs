@@ -41,10 +41,15 @@ pub struct Report {
     /// `makespan_seconds` ÷ `bound_seconds`; null where links are not shaped.
     pub makespan_ratio: f64,
     /// What the origin's interface sent while the copies were made. The kernel counts one set of
-    /// headers a batch of segments, so this is payload but for about 0.1 %.
+    /// headers a batch of segments, so this is payload but for about 0.1 %; behind a link so slow that each of
+    /// its streams sends segment by segment, headers and what TCP sends again make it several per cent.
     pub origin_bytes: u64,
     /// `origin_bytes` ÷ `model_bytes`.
     pub origin_ratio: f64,
+    /// The bodies of the origin's answers by its own log, late joiners included, ÷ `model_bytes`. An answer that
+    /// was called off counts with what was still in the socket. An S3 server keeps no log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin_body_ratio: Option<f64>,
     /// Requests that the origin answered, late joiners included.
     pub origin_requests: usize,
     /// How often the listing was among them.
@@ -133,6 +138,13 @@ pub(super) struct Measured<'a> {
     pub(super) versions: String,
 }
 
+impl Measured<'_> {
+    /// In the answers of an origin that keeps a log.
+    fn body_bytes(&self) -> Option<u64> {
+        (!self.requests.is_empty()).then(|| self.requests.iter().map(|request| request.body_bytes).sum())
+    }
+}
+
 impl Report {
     pub(super) fn new(plan: &Plan, measured: &Measured<'_>) -> Self {
         let model_bytes = measured.model.bytes();
@@ -174,6 +186,7 @@ impl Report {
             makespan_ratio: if plan.rates.is_empty() { f64::NAN } else { makespan_seconds / bound_seconds },
             origin_bytes: measured.origin_sent,
             origin_ratio: measured.origin_sent as f64 / model_bytes as f64,
+            origin_body_ratio: measured.body_bytes().map(|bytes| bytes as f64 / model_bytes as f64),
             origin_requests: measured.requests.len(),
             origin_listings: measured.requests.iter().filter(|r| r.path.ends_with(LISTING)).count(),
             into_zone_bytes: measured.into_zones.clone(),
@@ -234,9 +247,10 @@ impl fmt::Display for Report {
         line(
             "sent by the origin",
             format!(
-                "{:.1} MiB = {:.3} × the model, {} requests, {} of them listings",
+                "{:.1} MiB = {:.3} × the model{}, {} requests, {} of them listings",
                 mib(self.origin_bytes),
                 self.origin_ratio,
+                self.origin_body_ratio.map_or(String::new(), |ratio| format!(" ({ratio:.3} × in bodies)")),
                 self.origin_requests,
                 self.origin_listings
             ),
