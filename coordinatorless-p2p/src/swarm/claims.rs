@@ -39,6 +39,14 @@ pub(super) struct Mine {
     pub(super) is_overtaken: bool,
 }
 
+/// A span that this node reads no more and has not unclaimed yet.
+#[derive(Debug, Clone)]
+pub(super) struct Released {
+    pub(super) span: u32,
+    /// What it got of it.
+    got: Range<u32>,
+}
+
 /// Of one span: more than one only while claims cross, or where one reader overtook another.
 #[derive(Debug, Default)]
 pub(super) struct Claims(Vec<Claim>);
@@ -143,28 +151,27 @@ impl Swarm {
         if let Some(mine) = self.spans[span as usize].mine.take() {
             self.pace.own_wait_ended(now.saturating_sub(mine.progress));
             self.out.push_back(super::Output::CancelSpan { span });
-            self.part_from_span(span, &mine);
+            self.release(span, &mine);
         }
     }
 
-    /// Says that this node reads a span no more, behind the last chunk it got of it.
-    pub(super) fn part_from_span(&mut self, span: u32, mine: &Mine) {
-        let last = mine.left.start.wrapping_sub(1);
-        if mine.got > 0 && self.chunks.get(last as usize).is_some_and(|chunk| chunk.arriving) {
-            self.parting.push((last, span));
-        } else {
-            self.out.push_back(super::Output::Unclaim { span });
-        }
+    /// Has a span unclaimed once all that this node got of it is announced: whoever heard it sooner would read that
+    /// once more.
+    pub(super) fn release(&mut self, span: u32, mine: &Mine) {
+        let got = mine.left.start.saturating_sub(mine.got)..mine.left.start;
+        self.released.push(Released { span, got });
     }
 
-    /// What is to be said behind the announcement of a chunk, or instead of it.
-    pub(super) fn part_behind(&mut self, index: u32) {
-        let out = &mut self.out;
-        self.parting.retain(|&(last, span)| {
-            if last == index {
-                out.push_back(super::Output::Unclaim { span });
+    /// Unclaims the released spans of which nothing is on its way into the store. What was stored is to be
+    /// announced before.
+    pub(super) fn unclaim_released(&mut self) {
+        let Self { released, chunks, out, .. } = self;
+        released.retain(|Released { span, got }| {
+            let is_pending = got.clone().any(|c| chunks.get(c as usize).is_some_and(|chunk| chunk.arriving));
+            if !is_pending {
+                out.push_back(super::Output::Unclaim { span: *span });
             }
-            last != index
+            is_pending
         });
     }
 
@@ -228,10 +235,15 @@ impl Swarm {
     /// one reads: it costs little to read one chunk twice, and all may be waiting for it.
     pub(super) fn is_last_chunk_late(&self, now: Now, span: u32, stuck: Duration) -> bool {
         let claims = &self.spans[span as usize].claims;
-        // Who is slow because all are will have more of the origin now that others have nothing left to read.
         let Some(own) = self.pace.own_pace() else { return false };
-        let usual = own.max(self.usual_reading_pace().unwrap_or_default());
-        if !claims.stand(now, (usual * 8).max(LATE).min(stuck)) {
+        let patience = (own * 8).max(LATE).min(stuck);
+        // Where most read slowly it may be the origin, of which they get more once this node reads nothing.
+        let usual = self.usual_reading_pace().unwrap_or(own).min(stuck);
+        let is_soon = |since| now < since + usual.max(patience);
+        if usual > own.mul_f64(LATE_TIMES) && self.idle_since.is_none_or(is_soon) {
+            return false;
+        }
+        if !claims.stand(now, patience) {
             return true;
         }
         // Who has always been slow is not waited for to see it once more.
@@ -239,7 +251,7 @@ impl Swarm {
             let left = |reader: &super::Neighbour| {
                 reader.usual_reading_pace().saturating_sub(now.saturating_sub(claim.progress))
             };
-            self.neighbours.get(&claim.by).is_some_and(|reader| left(reader) > (usual * 2).max(LATE))
+            self.neighbours.get(&claim.by).is_some_and(|reader| left(reader) > (own * 2).max(LATE))
         };
         claims.are_settled(now) && claims.0.iter().all(is_slow)
     }

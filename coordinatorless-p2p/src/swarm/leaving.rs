@@ -38,9 +38,10 @@ impl Swarm {
     /// Gives up what this node reads from the origin: it would not be here in time.
     pub(super) fn give_readings_up(&mut self) {
         for span in self.reading().collect::<Vec<_>>() {
-            self.spans[span as usize].mine = None;
-            self.out.push_back(Output::CancelSpan { span });
-            self.out.push_back(Output::Unclaim { span });
+            if let Some(mine) = self.spans[span as usize].mine.take() {
+                self.out.push_back(Output::CancelSpan { span });
+                self.release(span, &mine);
+            }
         }
     }
 

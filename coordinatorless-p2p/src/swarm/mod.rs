@@ -36,6 +36,7 @@ use crate::{
     chunk::{ChunkHash, ChunkSet, SwarmId},
     node::NodeId,
 };
+use claims::Released;
 use crowd::Crowd;
 use order::Order;
 use pace::OriginPace;
@@ -80,7 +81,7 @@ pub struct SwarmConfig {
     pub meeting_max: Duration,
     /// The shortest time without progress after which another node's span is taken over.
     pub takeover_min: Duration,
-    /// The longest.
+    /// The longest; three times as long where most readers are slow.
     pub takeover_max: Duration,
     /// Chunks asked of one holder at a time, beside what rate × round trip needs.
     pub requests_per_holder: u32,
@@ -181,9 +182,9 @@ pub struct Swarm {
     disputes: HashMap<u32, Vec<(NodeId, ChunkHash)>>,
     urgent: Urgent,
     order: Order,
-    /// Spans that this node reads no more, told with the last chunk it got of each: who heard that sooner would
-    /// read the chunk once more.
-    parting: Vec<(u32, u32)>,
+    released: Vec<Released>,
+    /// Since when this node has had nothing to read from the origin, where it looked for something.
+    idle_since: Option<Now>,
     allowed: Allowance,
     pace: OriginPace,
     inflight_bytes: u64,
@@ -258,7 +259,8 @@ impl Swarm {
             disputes: HashMap::new(),
             urgent: Urgent::default(),
             order: Order::default(),
-            parting: Vec::new(),
+            released: Vec::new(),
+            idle_since: None,
             allowed,
             inflight_bytes: 0,
             received_bytes: 0,
@@ -336,9 +338,10 @@ impl Swarm {
     /// The next thing to do, in order.
     pub fn poll(&mut self) -> Option<Output> {
         if !self.announce.is_empty() && self.out.is_empty() {
-            let items = std::mem::take(&mut self.announce);
-            items.iter().for_each(|(index, _)| self.part_behind(*index));
-            return Some(Output::Announce { items });
+            return Some(Output::Announce { items: std::mem::take(&mut self.announce) });
+        }
+        if self.out.is_empty() {
+            self.unclaim_released();
         }
         self.out.pop_front()
     }
@@ -454,7 +457,6 @@ impl Swarm {
             self.shun(now, peer, "announced a hash that the origin does not confirm");
         }
         if !self.held.insert(index) {
-            self.part_behind(index);
             return;
         }
         self.gained_at = now;
@@ -483,7 +485,6 @@ impl Swarm {
         let Some(chunk) = self.chunks.get_mut(index as usize) else { return };
         chunk.arriving = false;
         let unheld = chunk.holders == 0;
-        self.part_behind(index);
         if self.held.remove(index) && self.wanted.contains(index) {
             self.missing += 1;
             self.complete_said = false;
@@ -514,10 +515,11 @@ impl Swarm {
             let orphans =
                 chunks.clone().filter(|&c| self.lacks(c) && self.chunks[c as usize].holders == 0).count();
             self.spans[s].orphans = orphans as u32;
-            if self.spans[s].mine.is_some() && !chunks.clone().any(|c| self.lacks(c)) {
-                self.spans[s].mine = None;
+            if !chunks.clone().any(|c| self.lacks(c))
+                && let Some(mine) = self.spans[s].mine.take()
+            {
                 self.out.push_back(Output::CancelSpan { span: s as u32 });
-                self.out.push_back(Output::Unclaim { span: s as u32 });
+                self.release(s as u32, &mine);
             }
         }
         for neighbour in self.neighbours.values_mut() {

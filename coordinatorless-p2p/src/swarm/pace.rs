@@ -23,9 +23,12 @@ const GAIN: f64 = 1.12;
 /// After a step that brought nothing, how long until the next try; doubled each time, up to the second.
 const REST: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_secs(80);
-/// The next try comes no sooner than so many times as long as it takes to judge one: beside a slow origin that is
-/// long, and streams in vain make every chunk come later.
-const REST_TIMES: u32 = 8;
+/// Of each stream so many chunks are judged, or their lumps would be.
+const JUDGED_CHUNKS: u32 = 4;
+/// The next try comes no sooner than so many times as long as judging one takes, up to the second: beside a slow
+/// origin that is long, and streams in vain make every chunk come later.
+const REST_PER_JUDGING: u32 = 8;
+const REST_AT_SLOW_MAX: Duration = Duration::from_secs(300);
 /// A stream whose chunks follow each other faster than this would wait for its next request: requests
 /// take a round trip and the origin's time to first byte.
 const FAST: Duration = Duration::from_millis(100);
@@ -34,9 +37,9 @@ const USUAL: Duration = Duration::from_millis(250);
 /// How long an origin may take to give its first chunk to anybody, before its readers count as stuck.
 const FIRST_CHUNK: Duration = Duration::from_secs(10);
 
-/// Where all readers are slow, one of them is waited for so many times as long as at most elsewhere: who is dead is
-/// noticed sooner by other means, and a request that hangs ends by itself.
-const SHARED_TIMES: u32 = 4;
+/// Where most readers are slow, one of them is waited for up to so many times as long as elsewhere: it is the origin
+/// that is slow. Who is dead is noticed sooner by other means. What is read then must come before a pull gives up.
+const SLOW_ORIGIN_TIMES: u32 = 3;
 
 /// An origin that wants more quiet than this is asked again all the same.
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -111,7 +114,7 @@ impl OriginPace {
             (self.is_alone, self.falls) = (true, false);
             self.judge_afresh(now);
             // What is read first would come later beside more streams, should they bring nothing.
-            self.settle(now, Duration::ZERO);
+            self.settle(now);
         }
         self.most = STREAMS_MAX;
         self.level = self.level.max(STREAMS_ALONE);
@@ -157,19 +160,18 @@ impl OriginPace {
         };
         self.bytes += u64::from(bytes);
         let took = now.saturating_sub(since);
-        // Several chunks of each stream, or their lumps would be judged.
-        if took < JUDGE_AFTER.max(self.interval() * 4) || self.bytes < JUDGE_BYTES {
+        if took < JUDGE_AFTER.max(self.interval() * JUDGED_CHUNKS) || self.bytes < JUDGE_BYTES {
             return;
         }
         let rate = self.bytes as f64 / took.as_secs_f64();
         if now >= self.try_after {
-            self.step(now, rate, took);
+            self.step(now, rate);
         }
         (self.since, self.bytes) = (Some(now), 0);
     }
 
-    /// Judges the step that was taken last by what came in such a time, and takes the next one.
-    fn step(&mut self, now: Now, rate: f64, took: Duration) {
+    /// Judges the step that was taken last, and takes the next one.
+    fn step(&mut self, now: Now, rate: f64) {
         let is_good = |(level, before): (usize, f64)| {
             if self.level > level { rate > before * GAIN } else { rate * GAIN > before }
         };
@@ -177,29 +179,33 @@ impl OriginPace {
             && !is_good(before)
         {
             self.level = before.0;
-            self.settle(now, took);
+            self.settle(now);
             return;
         }
         let more = (self.level * 2).min(self.most).max(self.level);
         let next = if self.falls { (self.level / 2).max(1) } else { more };
         if next == self.level {
-            self.settle(now, took);
+            self.settle(now);
             return;
         }
         self.before = Some((self.level, rate));
         self.level = next;
     }
 
-    /// Leaves the number of streams as it is for a while, which is long beside the time that `judging` takes.
-    fn settle(&mut self, now: Now, judging: Duration) {
+    /// Leaves the number of streams as it is for a while.
+    fn settle(&mut self, now: Now) {
         self.falls = false;
-        self.try_after = now + self.rest.max(judging * REST_TIMES);
+        let judging = self.interval.unwrap_or_default() * JUDGED_CHUNKS;
+        self.try_after = now + self.rest.max((judging * REST_PER_JUDGING).min(REST_AT_SLOW_MAX));
         self.rest = (self.rest * 2).min(REST_MAX);
     }
 
     /// The origin, or a neighbour on its behalf, asked for quiet.
     pub(super) fn hold(&mut self, until: Now) {
-        self.hold_until = self.hold_until.max(until);
+        if until > self.hold_until {
+            self.hold_until = until;
+            self.measure_afresh();
+        }
     }
 
     /// A read failed; the next try waits, longer each time.
@@ -250,8 +256,9 @@ impl OriginPace {
             (None, Some(interval)) => (interval * 8).max(min) * 2,
             (None, None) => FIRST_CHUNK,
         };
-        // Where all need long, long is no sign: of an origin that many share some get a small part for a while.
-        usual.max(waiting * 2).clamp(min, max * SHARED_TIMES)
+        let are_most_slow = others.is_some_and(|pace| pace * 8 > max);
+        let max = if are_most_slow { max * SLOW_ORIGIN_TIMES } else { max };
+        usual.max(waiting * 2).clamp(min, max)
     }
 }
 
@@ -287,6 +294,21 @@ mod tests {
         assert_eq!(pace.streams(Duration::from_secs(8), 16, 0, 0), 2, "more are tried");
         feed(&mut pace, 8_001, 10_000, 20_000);
         assert_eq!(pace.streams(Duration::from_secs(10), 16, 0, 0), 1, "they brought nothing");
+    }
+
+    #[test]
+    fn a_reader_is_waited_for_longer_where_most_are_slow_but_not_for_ever() {
+        let seconds = Duration::from_secs;
+        let after = |own: u64, others: Option<u64>, waiting: u64| {
+            let mut pace = OriginPace::new(Duration::ZERO);
+            pace.own_chunk(seconds(own));
+            pace.takeover_after(seconds(3), seconds(30), seconds(waiting), others.map(seconds)).as_secs()
+        };
+        assert_eq!(after(1, Some(1), 0), 8);
+        assert_eq!(after(1, Some(5), 0), 40, "most take five seconds for a chunk");
+        assert_eq!(after(1, Some(500), 0), 90);
+        assert_eq!(after(20, Some(1), 0), 30, "only this node is slow");
+        assert_eq!(after(1, Some(1), 500), 30, "only this node waits");
     }
 
     #[test]

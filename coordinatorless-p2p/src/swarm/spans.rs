@@ -155,7 +155,7 @@ impl Swarm {
             return;
         }
         let participants = 1 + self.neighbours.keys().filter(|id| self.crowd.is_reader(**id)).count();
-        let others = self.spans.iter().map(|s| s.claims.count()).sum();
+        let others = self.spans.iter().filter(|s| s.orphans > 0).map(|s| s.claims.count()).sum();
         while self.reads_origin {
             let met_nobody = self.neighbours.is_empty() && now >= self.began + self.config.meeting_max;
             let alone = self.members.len() <= 1 || met_nobody;
@@ -173,13 +173,19 @@ impl Swarm {
             if busy >= streams || open > streams || open >= self.allowed.streams {
                 return;
             }
+            if busy > 0 {
+                self.idle_since = None;
+            } else {
+                self.idle_since.get_or_insert(now);
+            }
             let run = self.run_in_order(now).or_else(|| self.run_in_turn(now, busy));
             let Some((span, run)) = run else { return };
+            self.idle_since = None;
             let left = run.clone();
             self.spans[span as usize].mine =
                 Some(Mine { left, since: now, progress: now, got: 0, is_overtaken: false });
             self.crowd.has_read();
-            self.parting.retain(|(_, parted)| *parted != span);
+            self.released.retain(|released| released.span != span);
             self.out.push_back(Output::Claim { span });
             self.out.push_back(Output::FetchSpan { span, chunks: run });
         }
@@ -345,11 +351,11 @@ impl Swarm {
         let Some(state) = self.spans.get_mut(span as usize) else { return };
         let mine = state.mine.take();
         let chunks = state.chunks.clone();
-        // What is left of the span is another one's, who was overtaken: he may be stuck.
+        // Others may read what is left: the reading failed, or an overtaken reader has the rest, who may be stuck.
         if let Some(mine) = &mine
             && (failed.is_some() || chunks.into_iter().any(|c| self.is_orphan(c)))
         {
-            self.part_from_span(span, mine);
+            self.release(span, mine);
         }
         if let Some(kind) = failed {
             let retry_after = match kind {
