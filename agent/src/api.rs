@@ -432,7 +432,7 @@ pub struct ArtifactInfo {
     pub reference: String,
     /// The commit or version.
     pub revision: Option<String>,
-    /// Whether every wanted file has its path.
+    /// Whether every wanted file has its path, and the manifest is written if all of it is here.
     pub complete: bool,
     /// Size of the wanted files.
     pub total_bytes: u64,

@@ -21,6 +21,7 @@ pub mod mounted;
 pub mod namespaces;
 pub mod nginx;
 pub mod process_stats;
+pub mod program;
 pub mod rate;
 pub mod relay;
 pub mod scratch;

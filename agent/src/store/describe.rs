@@ -42,11 +42,12 @@ impl Shelf {
         if let Err(e) = self.look(artifact, &wanted) {
             tracing::warn!(artifact = %artifact.name(), error = %e, "what is on the disk cannot be looked at");
         }
-        let (manifest, done_bytes) = {
+        let (manifest, done_bytes, lacks_manifest) = {
             let state = artifact.state();
-            (state.manifest, state.held_bytes)
+            (state.manifest, state.held_bytes, state.manifest.is_none() && state.all_hashes().is_some())
         };
-        let complete = artifact.is_complete();
+        // What could not be sealed, on a full disk, has no path as a whole.
+        let complete = artifact.is_complete() && !lacks_manifest;
         let mut total_bytes = 0u64;
         let mut disk_bytes = 0u64;
         let mut resident_sum = 0u64;

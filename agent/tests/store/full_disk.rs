@@ -47,6 +47,26 @@ async fn a_disk_filled_by_others_serves_what_is_here_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_sealed_on_a_full_disk_does_not_count_as_whole() {
+    let Some(mount) = Mount::tmpfs("size=32m") else { return };
+    let store = open(&mount.at.join("data")).await;
+    let model = TestArtifact::single("model", 5, MIB, 4);
+    let _lease = store.admit(model.blueprint.clone(), &vec![0]).await.unwrap();
+    model.write(&store, model.chunks()).await.unwrap();
+    store.publish_file(model.swarm(), 0).await.unwrap();
+    let filler = fill(&mount.at, 0);
+    let refused = store.publish(model.swarm(), &vec![0]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Full, "{refused}");
+    let info = store.artifacts(false).await.remove(0);
+    assert!(!info.complete && info.path.is_none() && info.done_bytes == info.total_bytes, "{info:?}");
+    std::fs::remove_file(filler).unwrap();
+    let published = model.publish(&store).await.unwrap();
+    model.assert_at(&published.path);
+    assert!(store.artifacts(false).await[0].complete);
+    close(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fills_up_in_the_middle_of_a_pull_keeps_what_it_has_even_across_a_restart() {
     let Some(mount) = Mount::tmpfs("size=32m") else { return };
     let data = mount.at.join("data");

@@ -5,8 +5,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use coordinatorless_p2p::{Error, ErrorKind, Result};
-use emberline_tests::delta_bench::measure;
+use coordinatorless_p2p::Result;
+use emberline_tests::{
+    delta_bench::measure,
+    program::{exit, print_report},
+};
 
 /// Measures what versions of a model share with the original when chunks are cut at tensors, in fixed
 /// steps, and by content (FastCDC), and what cutting costs.
@@ -30,25 +33,11 @@ const EXAMPLES: &str = "Examples:
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("delta-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit("delta-bench", run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let report = measure(arguments.cpu_seconds)?;
-    if !arguments.json {
-        println!("{report}");
-        return Ok(());
-    }
-    let text = serde_json::to_string_pretty(&report)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-    println!("{text}");
-    Ok(())
+    print_report(&measure(arguments.cpu_seconds)?, arguments.json)
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {

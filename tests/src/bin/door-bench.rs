@@ -6,8 +6,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use coordinatorless_p2p::{Error, ErrorKind, Result};
-use emberline_tests::door_bench::{Contender, Plan, Reader, run};
+use coordinatorless_p2p::Result;
+use emberline_tests::{
+    door_bench::{Contender, Plan, Reader, run},
+    program::{exit, print_report, until_interrupted},
+};
 
 /// Measures GB/s and CPU-seconds a GiB of every door, beside nginx and the file itself, in one run.
 ///
@@ -38,53 +41,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.reader {
         Some(task) => Reader::parse(task).and_then(|reader| reader.run()),
-        None => supervise(&arguments),
+        None => until_interrupted(measure(&arguments)),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("door-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn supervise(arguments: &Arguments) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::with_source(ErrorKind::UNAVAILABLE, "runtime", e))?;
-    runtime.block_on(async {
-        tokio::select! {
-            outcome = measure(arguments) => outcome,
-            () = interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
-        }
-    })
+    exit("door-bench", outcome)
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
     let plan = Plan { bytes: arguments.size, runs: arguments.runs, contenders: Contender::ALL.to_vec() };
     let report = run(&plan, |contender, rate| eprintln!("{} {rate:.2} GB/s", contender.name())).await?;
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&report)
-            .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-        println!("{text}");
-    } else {
-        println!("{report}");
-    }
-    Ok(())
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
-    }
+    print_report(&report, arguments.json)
 }

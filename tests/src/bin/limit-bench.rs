@@ -6,10 +6,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use coordinatorless_p2p::{Error, ErrorKind, Result};
+use coordinatorless_p2p::Result;
 use emberline_tests::{
     limit_bench::{Plan, run},
     namespaces,
+    program::{exit, print_report, until_interrupted},
 };
 
 /// Measures how long small requests take on links that agents use, too.
@@ -42,29 +43,7 @@ const EXAMPLES: &str = "Examples:
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("limit-bench: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = measure(&arguments) => outcome,
-            interrupted = tokio::signal::ctrl_c() => {
-                drop(interrupted);
-                Err(Error::new(ErrorKind::Cancelled, "interrupted"))
-            }
-        }
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("limit-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit("limit-bench", until_interrupted(measure(&arguments)))
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
@@ -76,12 +55,5 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         limit: arguments.limit,
     })
     .await?;
-    if !arguments.json {
-        print!("{report}");
-        return Ok(());
-    }
-    let text = serde_json::to_string_pretty(&report)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-    println!("{text}");
-    Ok(())
+    print_report(&report, arguments.json)
 }

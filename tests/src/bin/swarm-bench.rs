@@ -11,7 +11,9 @@ use std::{
 use clap::{Parser, ValueEnum};
 use coordinatorless_p2p::{Error, ErrorKind, IoContext, Result};
 use emberline_tests::{
-    namespaces, rate,
+    namespaces,
+    program::{self, exit, print_json, until_interrupted},
+    rate,
     swarm_bench::{Contender, Departure, Going, Plan, Report, Timeline, draw, over_bare_quinn, run},
     transport_bench::{End, Ring},
 };
@@ -163,33 +165,11 @@ struct Summary<'a> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(task) = &arguments.end {
-        return exit(End::parse(task).and_then(|end| end.run()));
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("swarm-bench: {error}");
-            return ExitCode::FAILURE;
-        }
+    let outcome = match &arguments.end {
+        Some(task) => End::parse(task).and_then(|end| end.run()),
+        None => until_interrupted(measure(&arguments)),
     };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = measure(&arguments) => outcome,
-            () = interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
-        }
-    });
-    exit(outcome)
-}
-
-fn exit(outcome: Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("swarm-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit("swarm-bench", outcome)
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
@@ -227,7 +207,8 @@ async fn measure_runs(plan: &Plan, arguments: &Arguments) -> Result<Vec<Report>>
             write_timeline(path, plan.contender, &report, timeline)?;
         }
         if !arguments.json && arguments.runs > 1 {
-            println!("{} run {}: {:.2} s", report.contender, round + 1, report.makespan_seconds);
+            let seconds = report.makespan_seconds;
+            program::print(&format!("{} run {}: {seconds:.2} s", report.contender, round + 1))?;
         }
         reports.push(report);
     }
@@ -244,7 +225,9 @@ fn write_timeline(path: &Path, contender: Contender, report: &Report, timeline: 
     let figures = serde_json::to_vec_pretty(timeline)
         .map_err(|e| Error::with_source(ErrorKind::Invalid, "timeline", e))?;
     let beside = path.with_extension("json");
-    std::fs::write(&beside, figures).at(|| beside.display().to_string())
+    std::fs::write(&beside, figures).at(|| beside.display().to_string())?;
+    eprintln!("drawn in {}, the samples are in {}", path.display(), beside.display());
+    Ok(())
 }
 
 fn plan(arguments: &Arguments, contender: Contender) -> Plan {
@@ -303,25 +286,22 @@ fn print(
     let rival_ratio = rival.map(|rival| rival.makespan_seconds / median.makespan_seconds);
     let cpu_ratio_to_quinn = bare_quinn.map(|bare| median.cpu_seconds_per_gib / bare.cpu_seconds_per_gib);
     if !arguments.json {
-        println!("{median}");
+        program::print(median)?;
         if let (Some(rival), Some(ratio)) = (rival, rival_ratio) {
-            println!("{rival}\n  {} takes {ratio:.2} × as long", rival.contender);
+            program::print(&format!("{rival}\n  {} takes {ratio:.2} × as long", rival.contender))?;
         }
         if let (Some(bare), Some(ratio)) = (bare_quinn, cpu_ratio_to_quinn) {
-            println!(
+            program::print(&format!(
                 "the same bytes over bare quinn: {:.2} s, CPU a GiB delivered {:.2} s; the swarm takes \
                  {ratio:.2} × its CPU",
                 bare.seconds, bare.cpu_seconds_per_gib
-            );
+            ))?;
         }
         return Ok(());
     }
     let runs_seconds = reports.iter().map(|report| report.makespan_seconds).collect();
     let summary = Summary { median, runs_seconds, rival, rival_ratio, bare_quinn, cpu_ratio_to_quinn };
-    let text = serde_json::to_string_pretty(&summary)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-    println!("{text}");
-    Ok(())
+    print_json(&summary)
 }
 
 /// The run with the median makespan; of an even number the slower one.
@@ -329,17 +309,4 @@ fn median(reports: &[Report]) -> Result<&Report> {
     let mut sorted: Vec<&Report> = reports.iter().collect();
     sorted.sort_by(|a, b| a.makespan_seconds.total_cmp(&b.makespan_seconds));
     sorted.get(sorted.len() / 2).copied().ok_or_else(|| Error::new(ErrorKind::Invalid, "no runs"))
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
-    }
 }

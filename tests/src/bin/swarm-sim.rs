@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use coordinatorless_p2p::{Error, ErrorKind, Result};
-use emberline_agent::error::exit_code;
 use emberline_tests::{
+    program::{exit, print_report},
     rate,
     swarm_sim::{Links, Plan, Stage, run},
 };
@@ -67,13 +67,7 @@ Exit codes: 0 simulated, 2 an argument that cannot be, 6 somebody never got the 
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match simulate(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("swarm-sim: {error}");
-            ExitCode::from(exit_code(error.kind()))
-        }
-    }
+    exit("swarm-sim", simulate(&arguments))
 }
 
 fn simulate(arguments: &Arguments) -> Result<()> {
@@ -91,15 +85,7 @@ fn simulate(arguments: &Arguments) -> Result<()> {
         }
     });
     bar.finish_and_clear();
-    let report = report?;
-    if !arguments.json {
-        println!("{report}");
-        return Ok(());
-    }
-    let text = serde_json::to_string_pretty(&report)
-        .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-    println!("{text}");
-    Ok(())
+    print_report(&report?, arguments.json)
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {

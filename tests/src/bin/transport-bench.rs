@@ -6,9 +6,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use coordinatorless_p2p::{Error, ErrorKind, Result};
+use coordinatorless_p2p::Result;
 use emberline_tests::{
-    namespaces, rate,
+    namespaces,
+    program::{exit, print, print_json, until_interrupted},
+    rate,
     transport_bench::{Contender, End, Plan, Report, run},
 };
 use serde::Serialize;
@@ -92,29 +94,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.end {
         Some(task) => End::parse(task).and_then(|end| end.run()),
-        None => supervise(&arguments),
+        None => until_interrupted(measure(&arguments)),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("transport-bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn supervise(arguments: &Arguments) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::with_source(ErrorKind::UNAVAILABLE, "runtime", e))?;
-    runtime.block_on(async {
-        tokio::select! {
-            outcome = measure(arguments) => outcome,
-            () = interrupted() => Err(Error::new(ErrorKind::Cancelled, "interrupted")),
-        }
-    })
+    exit("transport-bench", outcome)
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
@@ -142,27 +124,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         })
         .await?;
         if !arguments.json {
-            println!("{report}");
+            print(&report)?;
         }
         links.push(report);
     }
-    if arguments.json {
-        let text = serde_json::to_string_pretty(&Printed { links })
-            .map_err(|e| Error::with_source(ErrorKind::Invalid, "report", e))?;
-        println!("{text}");
-    }
-    Ok(())
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
-    }
+    if arguments.json { print_json(&Printed { links }) } else { Ok(()) }
 }

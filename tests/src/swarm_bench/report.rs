@@ -47,7 +47,8 @@ pub struct Report {
     /// `origin_bytes` ÷ `model_bytes`.
     pub origin_ratio: f64,
     /// The bodies of the origin's answers by its own log, late joiners included, ÷ `model_bytes`. An answer that
-    /// was called off counts with what was still in the socket. An S3 server keeps no log.
+    /// was called off counts with what was still in its socket and never left, so it may be more than
+    /// `origin_bytes`. An S3 server keeps no log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin_body_ratio: Option<f64>,
     /// Requests that the origin answered, late joiners included.
@@ -250,7 +251,8 @@ impl fmt::Display for Report {
                 "{:.1} MiB = {:.3} × the model{}, {} requests, {} of them listings",
                 mib(self.origin_bytes),
                 self.origin_ratio,
-                self.origin_body_ratio.map_or(String::new(), |ratio| format!(" ({ratio:.3} × in bodies)")),
+                self.origin_body_ratio
+                    .map_or(String::new(), |ratio| format!(" ({ratio:.3} × given to its sockets)")),
                 self.origin_requests,
                 self.origin_listings
             ),
